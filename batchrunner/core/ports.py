@@ -114,6 +114,10 @@ class BatchDialect(Protocol):
     def finds_again(self) -> bool:
         """Whether a batch is found in the account's list by what was known before it was ordered."""
 
+    @property
+    def uploads(self) -> bool:
+        """Whether requests are uploaded as a file before the order; otherwise they stand in the order."""
+
     def line(self, item: Item) -> bytes:
         """The item's line in the file of requests, newline included."""
 
@@ -123,8 +127,8 @@ class BatchDialect(Protocol):
     def uploaded(self) -> Decoder[str | Problem]:
         """A fresh reader for its reply: the file's id."""
 
-    def create(self, file: str, *, key: str) -> Request:
-        """The paid POST that orders the batch of an uploaded file, with what names our intent."""
+    def create(self, file: str, *, key: str, lines: Sequence[bytes] = ()) -> Request:
+        """The paid POST that orders the batch of an uploaded file, or of these lines, with what names our intent."""
 
     def look(self, batch_id: str) -> Request:
         """The GET that asks how a batch stands."""

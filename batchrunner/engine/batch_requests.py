@@ -38,9 +38,9 @@ class BatchRequests:
                 return outcome
             await self.sleep(self.backoff_s(tries, outcome))
 
-    async def order(self, batch: RemoteBatch) -> BatchLook | Problem:
-        """The one request that is paid for; its file and its intent are in the ledger."""
-        request = self.dialect.create(batch.file, key=batch.key)
+    async def order(self, batch: RemoteBatch, lines: Sequence[bytes]) -> BatchLook | Problem:
+        """The one request that is paid for; its intent, and its file if it has one, are in the ledger."""
+        request = self.dialect.create(batch.file, key=batch.key, lines=lines)
         return await self.transport.exchange(request, self.dialect.looked(), account=batch.account)
 
     async def look(self, batch: RemoteBatch) -> BatchLook | Problem:

@@ -37,6 +37,8 @@ _EMPTY_MOST: Final = 3
 """Batches in a row that gave all their items back."""
 _PAUSED_LOOK_S: Final = 5.0
 _REFUSED: Final = "batch_refused"
+IN_THE_ORDER: Final = "in the order"
+"""Stands for the id of a file of requests where the API has none: from that record on the order may have left."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -212,17 +214,21 @@ class BatchPhase:
         del data
         batch = await self.records.begun(intent, draft.items)
         draft.items.clear()
-        try:
-            file = await self.requests.upload(batch, draft.lines)
-        except SteppedOutError:
-            await self.release(batch, NOT_ORDERED)
-            raise
-        draft.lines.clear()
+        file: str | Problem = IN_THE_ORDER
+        if self.dialect.uploads:
+            try:
+                file = await self.requests.upload(batch, draft.lines)
+            except SteppedOutError:
+                await self.release(batch, NOT_ORDERED)
+                raise
+            draft.lines.clear()
         if isinstance(file, Problem):
             await self.refused(batch, file)
             return False
         await self.records.uploaded(batch, file)
-        return await self._after_order(batch, await self.requests.order(batch))
+        outcome = await self.requests.order(batch, draft.lines)
+        draft.lines.clear()
+        return await self._after_order(batch, outcome)
 
     async def _after_order(self, batch: RemoteBatch, outcome: BatchLook | Problem) -> bool:
         """False when no further batch is ordered now."""

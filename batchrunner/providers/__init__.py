@@ -77,7 +77,16 @@ def _openai_batches(provider: Provider, chat: "Dialect") -> "BatchDialect":
     return OpenAiBatches(provider, chat)
 
 
-BATCHES: Final[dict[DialectName, "Callable[[Provider, Dialect], BatchDialect]"]] = {"openai-chat": _openai_batches}
+def _anthropic_batches(provider: Provider, chat: "Dialect") -> "BatchDialect":
+    from batchrunner.providers.anthropic_batches import AnthropicBatches
+
+    return AnthropicBatches(provider, chat)
+
+
+BATCHES: Final[dict[DialectName, "Callable[[Provider, Dialect], BatchDialect]"]] = {
+    "openai-chat": _openai_batches,
+    "anthropic-messages": _anthropic_batches,
+}
 """The batches of a dialect, over what reads its answers."""
 
 

@@ -34,7 +34,10 @@ HOSTS: Final[dict[str, BatchHost]] = {
     "api.novita.ai": BatchHost(),
 }
 """By the end of the host's name. Sources and dates: docs/batches.md."""
-KNOWN: Final[dict[DialectName, dict[str, BatchHost]]] = {"openai-chat": HOSTS}
+KNOWN: Final[dict[DialectName, dict[str, BatchHost]]] = {
+    "openai-chat": HOSTS,
+    "anthropic-messages": {"api.anthropic.com": BatchHost(most_items=100_000, metadata=False)},
+}
 """By dialect."""
 
 

@@ -5,7 +5,7 @@ what differs. Each line of the file is a request of the chat dialect, each line 
 the chat dialect reads. See docs/batches.md.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from hashlib import blake2b
 from typing import Final, Literal, TypeVar
@@ -13,16 +13,16 @@ from urllib.parse import quote, urlsplit
 
 import msgspec
 
-from batchrunner.core.classify import family_of
-from batchrunner.core.http import Completed, Decoder, Ending, Interrupted, Request, ResponseHead
+from batchrunner.core.http import Decoder, Request, ResponseHead
 from batchrunner.core.item import Item
 from batchrunner.core.job import Json, Provider
-from batchrunner.core.outcome import Problem, ProblemKind, Revision, SendOutcome, TaskAccepted
+from batchrunner.core.outcome import Problem, Revision
 from batchrunner.core.ports import Dialect
 from batchrunner.core.remote_batch import BatchLine, BatchLook, BatchPage
 from batchrunner.providers.batch_hosts import BatchHost, host_of, is_known
-from batchrunner.providers.error_bodies import message_in, plain_problem, refusal
-from batchrunner.providers.json_decoder import WholeReply, is_success
+from batchrunner.providers.batch_replies import ChatReplies, get, not_understood, text_of
+from batchrunner.providers.error_bodies import refusal
+from batchrunner.providers.json_decoder import WholeReply
 from batchrunner.providers.json_text import NotJson, decode, encode, is_object
 from batchrunner.providers.request_body import openai_url
 
@@ -65,12 +65,11 @@ _MOST_BYTES: Final = 25_000_000
 """Of a file of requests: it is in memory while it is uploaded."""
 
 
-class OpenAiBatches:
+class OpenAiBatches(ChatReplies):
     """A `BatchDialect` over the chat dialect of the same provider."""
 
     def __init__(self, provider: Provider, chat: Dialect) -> None:
-        self._chat = chat
-        self._family = family_of(provider)
+        super().__init__(provider, chat)
         self._files = openai_url(provider, "files")
         self._batches = openai_url(provider, "batches")
         host = host_of(provider)
@@ -106,6 +105,8 @@ class OpenAiBatches:
         """Whether a batch is found in the account's list by what was known before it was ordered."""
         return True
 
+    uploads = True
+
     # -- requests
 
     def line(self, item: Item) -> bytes:
@@ -131,7 +132,7 @@ class OpenAiBatches:
             bulk=True,
         )
 
-    def create(self, file: str, *, key: str) -> Request:
+    def create(self, file: str, *, key: str, lines: Sequence[bytes] = ()) -> Request:  # noqa: ARG002 - the port
         """The POST that orders the batch of an uploaded file, with what names our intent."""
         body: dict[str, Json] = {"input_file_id": file, "endpoint": self._endpoint}
         if self._host.window is not None:
@@ -143,7 +144,7 @@ class OpenAiBatches:
 
     def look(self, batch_id: str) -> Request:
         """The GET that asks how a batch stands."""
-        return self._get(f"{self._batches}/{quote(batch_id, safe='')}")
+        return get(f"{self._batches}/{quote(batch_id, safe='')}")
 
     def cancel(self, batch_id: str) -> Request:
         """The POST that asks for a batch's end."""
@@ -153,17 +154,13 @@ class OpenAiBatches:
     def listing(self, after: str | None) -> Request:
         """The GET of a page of the account's batches."""
         start = "" if after is None else f"&after={quote(after, safe='')}"
-        return self._get(f"{self._batches}?limit={_PAGE}{start}")
+        return get(f"{self._batches}?limit={_PAGE}{start}")
 
     def content(self, file: str) -> Request:
         """The GET of a result file."""
-        request = self._get(f"{self._files}/{quote(file, safe='')}/content")
+        request = get(f"{self._files}/{quote(file, safe='')}/content")
         request.bulk = True
         return request
-
-    @staticmethod
-    def _get(url: str) -> Request:
-        return Request(method="GET", url=url, headers={"accept": "application/json"})
 
     # -- replies
 
@@ -179,10 +176,6 @@ class OpenAiBatches:
         """Reads the reply to `listing`."""
         return WholeReply(self._family, read=_page)
 
-    def downloaded(self, write: Callable[[bytes], None]) -> Decoder[Problem | None]:
-        """Reads the reply to `content`: each piece of the file is given to `write`; None when it is whole."""
-        return _FileReply(WholeReply(self._family, read=lambda _head, _value: None), write)
-
     # -- lines of result files
 
     def read(self, line: bytes) -> BatchLine:
@@ -195,7 +188,7 @@ class OpenAiBatches:
                 return BatchLine(key="")
             response, error = value.get("response"), value.get("error")
             found = _Line(
-                custom_id=_text(value.get("custom_id")),
+                custom_id=text_of(value.get("custom_id")),
                 response=_response(response) if is_object(response) else None,
                 error=msgspec.Raw(encode(error)) if error is not None else None,
             )
@@ -208,54 +201,13 @@ class OpenAiBatches:
                 key=found.custom_id, status=reply.status_code, body=body, request_id=reply.request_id or ""
             )
         fault = decode(bytes(error)) if error is not None else None
-        code = _text(fault.get("code")) if is_object(fault) else ""
+        code = text_of(fault.get("code")) if is_object(fault) else ""
         if code in _EXPIRED:
             return BatchLine(key=found.custom_id, unanswered=True)
         status = (reply.status_code if reply is not None else 0) or _UNANSWERED_STATUS
         head = ResponseHead(status=status, headers={"content-type": "application/json"}, received_at=0.0)
         said: Json = {"error": fault if is_object(fault) else {"message": "the batch has no reply to this request"}}
         return BatchLine(key=found.custom_id, problem=refusal(self._family, head, encode(said)))
-
-    def answer(self, item: Item, line: BatchLine, *, received_at: float) -> SendOutcome:
-        """What the reply in a line comes to, as the chat dialect reads it."""
-        if line.problem is not None:
-            return line.problem
-        headers = {"content-type": "application/json"}
-        if line.request_id:
-            headers["x-request-id"] = line.request_id
-        decoder = self._chat.decoder(item)
-        decoder.begin(ResponseHead(status=line.status, headers=headers, received_at=received_at))
-        decoder.feed(line.body)
-        outcome = decoder.end(Completed())
-        if isinstance(outcome, TaskAccepted):
-            return Problem(kind=ProblemKind.NOT_UNDERSTOOD, message="the batch's reply names a task and has no answer")
-        return outcome
-
-
-class _FileReply:
-    """A `Decoder` of a file; a refusal is read as one."""
-
-    def __init__(self, refused: WholeReply[None], write: Callable[[bytes], None]) -> None:
-        self._refused = refused
-        self._write = write
-        self._head: ResponseHead | None = None
-
-    def begin(self, head: ResponseHead) -> None:
-        self._head = head
-        self._refused.begin(head)
-
-    def feed(self, data: bytes) -> bool:
-        if self._head is not None and is_success(self._head):
-            self._write(data)
-            return False
-        return self._refused.feed(data)
-
-    def end(self, ending: Ending) -> Problem | None:
-        if self._head is None or not is_success(self._head):
-            return self._refused.end(ending)
-        if isinstance(ending, Interrupted):
-            return plain_problem(ProblemKind.DOWNLOAD_FAILED, ending.message, head=self._head)
-        return None
 
 
 class _Reply(msgspec.Struct):
@@ -284,7 +236,7 @@ def _response(value: dict[str, Json]) -> _Reply:
         number = int(status) if isinstance(status, int | float | str) else 0
     except ValueError:
         number = 0
-    return _Reply(status_code=number, body=msgspec.Raw(encode(body)), request_id=_text(value.get("request_id")))
+    return _Reply(status_code=number, body=msgspec.Raw(encode(body)), request_id=text_of(value.get("request_id")))
 
 
 def _body(raw: msgspec.Raw) -> bytes:
@@ -296,32 +248,22 @@ def _body(raw: msgspec.Raw) -> bytes:
     return b"" if data in {b"null", b"{}"} else data
 
 
-def _text(value: Json) -> str:
-    return value if isinstance(value, str) else ""
-
-
-def _not_understood(head: ResponseHead, what: str, value: Json) -> Problem:
-    said = message_in(value)
-    message = f"the reply names no {what}{f': {said}' if said else ''}"
-    return plain_problem(ProblemKind.NOT_UNDERSTOOD, message, head=head)
-
-
 def _file_id(head: ResponseHead, value: Json) -> str | Problem:
     found = value.get("id") if is_object(value) else None
-    return found if isinstance(found, str) and found else _not_understood(head, "file", value)
+    return found if isinstance(found, str) and found else not_understood(head, "file", value)
 
 
 def _look(head: ResponseHead, value: Json) -> BatchLook | Problem:
-    return _look_of(value) or _not_understood(head, "batch", value)
+    return _look_of(value) or not_understood(head, "batch", value)
 
 
 def _look_of(value: Json) -> BatchLook | None:
     if not is_object(value):
         return None
-    batch_id, word = _text(value.get("id")), _text(value.get("status"))
+    batch_id, word = text_of(value.get("id")), text_of(value.get("status"))
     if not batch_id or not word:
         return None
-    outputs = tuple((kind, found) for kind, name in _OUTPUTS if (found := _text(value.get(name))))
+    outputs = tuple((kind, found) for kind, name in _OUTPUTS if (found := text_of(value.get(name))))
     state = _STATES.get(word.lower(), "running")
     codes, message = _errors(value.get("errors"))
     metadata = value.get("metadata")
@@ -331,8 +273,8 @@ def _look_of(value: Json) -> BatchLook | None:
         batch_id=batch_id,
         state="ended" if state == "failed" and outputs else state,
         word=word,
-        key=_text(metadata.get(_KEY_FIELD)) if is_object(metadata) else "",
-        input_file=_text(value.get("input_file_id")),
+        key=text_of(metadata.get(_KEY_FIELD)) if is_object(metadata) else "",
+        input_file=text_of(value.get("input_file_id")),
         outputs=outputs,
         expires_at=float(expires) if isinstance(expires, int | float) and expires > 0 else None,
         message=message,
@@ -344,16 +286,16 @@ def _errors(value: Json) -> tuple[str, str]:
     """(codes, messages) of why a batch failed."""
     listed = value.get("data") if is_object(value) else value
     faults = [fault for fault in listed if is_object(fault)] if isinstance(listed, list) else []
-    codes = " ".join(filter(None, (_text(fault.get("code")) for fault in faults)))
-    messages = dict.fromkeys(filter(None, (_text(fault.get("message")) for fault in faults[:20])))
+    codes = " ".join(filter(None, (text_of(fault.get("code")) for fault in faults)))
+    messages = dict.fromkeys(filter(None, (text_of(fault.get("message")) for fault in faults[:20])))
     return codes, "; ".join(messages) or codes
 
 
 def _page(head: ResponseHead, value: Json) -> BatchPage | Problem:
     listed = value.get("data") if is_object(value) else None
     if not is_object(value) or not isinstance(listed, list):
-        return _not_understood(head, "list of batches", value)
+        return not_understood(head, "list of batches", value)
     batches = tuple(look for entry in listed if (look := _look_of(entry)) is not None)
     more = value.get("has_more") is True and bool(batches)
-    last = _text(value.get("last_id")) or (batches[-1].batch_id if batches else "")
+    last = text_of(value.get("last_id")) or (batches[-1].batch_id if batches else "")
     return BatchPage(batches=batches, after=last if more else None)

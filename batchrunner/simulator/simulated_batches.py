@@ -133,10 +133,10 @@ class SimulatedBatches:
         chosen = self._choose(as_text(as_object(lines[0].get("body")).get("model"))) if lines else {}
         if "batch-refused" in chosen:
             return _refused(invalid("this organisation cannot create batches"), visit)
-        if "batch-not-taken" in chosen and _first(chosen, "batch-not-taken", self._count("not-taken")):
+        if "batch-not-taken" in chosen and is_among_first(chosen, "batch-not-taken", self._count("not-taken")):
             return _refused(_LATE, visit)
         batch = self._made(visit, account, body, lines, chosen)
-        if "batch-500" in chosen and _first(chosen, "batch-500", self._count("500")):
+        if "batch-500" in chosen and is_among_first(chosen, "batch-500", self._count("500")):
             return _refused(_LATE, visit)
         return json_script(self._body(batch, visit.now))
 
@@ -278,7 +278,7 @@ def _refused(refusal: Refusal, visit: Visit) -> Script:
     return refuse(refusal, model="", request_id=visit.request_id)
 
 
-def _first(chosen: Chosen, name: str, nth: int) -> bool:
+def is_among_first(chosen: Chosen, name: str, nth: int) -> bool:
     """Whether the scenario still holds the n-th time: its figure is how often, without one it always does."""
     most = chosen[name]
     return most is None or nth <= most

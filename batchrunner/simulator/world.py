@@ -42,6 +42,7 @@ from batchrunner.simulator.script import (
     json_script,
 )
 from batchrunner.simulator.simulated_batches import SimulatedBatches
+from batchrunner.simulator.simulated_message_batches import SimulatedMessageBatches
 from batchrunner.simulator.simulated_tasks import SimulatedTasks
 from batchrunner.simulator.storage import Storage
 
@@ -157,7 +158,7 @@ class World:
             paid=log.paid,
             paid_twice=log.paid_twice,
             tasks=log.verdicts["task accepted"],
-            batches=self._batches.created,
+            batches=self._batches.created + self._message_batches.created,
             polls=log.requests["poll"],
             most_polls_of_a_task=self.tasks.most_polls,
             downloads=log.requests["download"],
@@ -174,6 +175,9 @@ class World:
         self._storage = Storage(self.tasks, seed=self.seed, faults=self.faults, latency=self.latency)
         self._batches = SimulatedBatches(
             seed=self.seed, latency=self.latency, execute=self._execute_line, choose=self._chosen
+        )
+        self._message_batches = SimulatedMessageBatches(
+            seed=self.seed, latency=self.latency, execute=self._execute_message, choose=self._chosen
         )
         self._accounts = Accounts()
         self._lane_limiters = LaneLimiters(self.limits)
@@ -329,19 +333,33 @@ class World:
 
     def batch(self, visit: Visit, step: Callable[[SimulatedBatches, Visit, str], Script], kind: str) -> Script:
         """A call about files and batches."""
+        return self._about_batches(visit, partial(step, self._batches), kind)
+
+    def message_batch(
+        self, visit: Visit, step: Callable[[SimulatedMessageBatches, Visit, str], Script], kind: str
+    ) -> Script:
+        """A call about message batches."""
+        return self._about_batches(visit, partial(step, self._message_batches), kind)
+
+    def _about_batches(self, visit: Visit, step: Callable[[Visit, str], Script], kind: str) -> Script:
         account, refusal = self._admit(visit)
         if refusal is not None:
             script = refuse(refusal, model="", request_id=visit.request_id)
         else:
-            script = step(self._batches, visit, account.hash)
+            script = step(visit, account.hash)
         return self._noted(visit, kind, Verdict(script, f"{kind} {script.status}"))
 
-    def _execute_line(self, visit: Visit, body: dict[str, Json]) -> tuple[int, bytes]:
+    def _execute_message(self, visit: Visit, body: dict[str, Json]) -> tuple[int, bytes]:
+        return self._execute_line(visit, body, kind=GENERATIONS["message"])
+
+    def _execute_line(
+        self, visit: Visit, body: dict[str, Json], *, kind: Generation | None = None
+    ) -> tuple[int, bytes]:
         """A request of a batch: paid for as if it had come by itself, without what happens on the way."""
         model = body.get("model")
         if not isinstance(model, str) or not model.strip():
             return 400, refuse(REFUSALS["bad-model-id"], model="", request_id=visit.request_id).body
-        kind = GENERATIONS["embedding" if "input" in body else "chat"]
+        kind = kind or GENERATIONS["embedding" if "input" in body else "chat"]
         account = self._accounts.account(visit.call.token)
         order = self._entered(visit, account, body=body, model=model, chosen=self._chosen(model))
         refusal = kind.check(order) or refusal_of(order)
@@ -429,6 +447,16 @@ ENDPOINTS: dict[tuple[Role, str, str], Callable[[World, Visit], Script]] = {
             ("GET", "/v1/batches", "batches", SimulatedBatches.listing),
             ("GET", "/v1/batches/", "look", SimulatedBatches.look),
             ("POST", "/v1/batches/*/cancel", "cancel", SimulatedBatches.cancel),
+        )
+    },
+    **{
+        ("api", method, f"/v1/messages/batches{path}"): partial(World.message_batch, step=step, kind=kind)
+        for method, path, kind, step in (
+            ("POST", "", "batch", SimulatedMessageBatches.create),
+            ("GET", "", "batches", SimulatedMessageBatches.listing),
+            ("GET", "/", "look", SimulatedMessageBatches.look),
+            ("GET", "/*/results", "content", SimulatedMessageBatches.results),
+            ("POST", "/*/cancel", "cancel", SimulatedMessageBatches.cancel),
         )
     },
     ("files", "GET", "/files/"): World.download,

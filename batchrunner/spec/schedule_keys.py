@@ -26,7 +26,7 @@ _DURATION = re.compile(r"(?:(\d{1,3})\s*d)?\s*(?:(\d{1,4})\s*h)?\s*(?:(\d{1,5})\
 _UNIT_S: Final = (86_400.0, 3600.0, 60.0, 1.0)
 _DATE = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d.*")
 _EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - a calendar's time without a zone is what is counted here
-_BATCHED: Final = ("openai-chat",)
+_BATCHED: Final = ("openai-chat", "anthropic-messages")
 """Dialects with batches."""
 _SHELL_WORDS: Final = frozenset({"|", "||", "&", "&&", ";", ">", ">>", "<", "2>", "2>&1"})
 
