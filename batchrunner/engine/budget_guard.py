@@ -229,11 +229,8 @@ class BudgetGuard:
         self.close()
         self._on_spent(self.spent_out)
 
-    def _tariff(self, model: str, *, in_batch: bool) -> Tariff:
-        return (self._batch_tariffs if in_batch else self._tariffs)[model]
-
     def _estimate(self, item: Item, *, calls: float = 1.0, in_batch: bool = False) -> Amounts:
-        its = self._tariff(item.model, in_batch=in_batch)
+        its = (self._batch_tariffs if in_batch else self._tariffs)[item.model]
         times = answers_of(item.params)
         if its.unreported.pictures:
             return its.amounts(Usages(pictures=its.unreported.pictures * times))
@@ -256,7 +253,7 @@ class BudgetGuard:
         return max(self._longest.get(item.model, 0.0), mean.output_tokens)
 
     def _real(self, item: Item, estimate: Amounts, outcome: SendOutcome | None, *, in_batch: bool) -> Amounts:
-        its, calls = self._tariff(item.model, in_batch=in_batch), estimate.calls
+        its, calls = (self._batch_tariffs if in_batch else self._tariffs)[item.model], estimate.calls
         match outcome:
             case None:
                 return _NOTHING

@@ -132,10 +132,11 @@ class RowChunks:
         fields = row.fields
         output = fields.pop("output", None)
         error = fields.pop("error", None)
-        if isinstance(output, dict) and isinstance(vector := output.get("embedding"), list):
-            output = {name: value for name, value in output.items() if name != "embedding"}
-            output["text"] = _shown_vector(vector)
-        self._index(fields, output if isinstance(output, dict) else {}, error if isinstance(error, dict) else None)
+        told = output if isinstance(output, dict) else {}
+        if "embedding" in told and isinstance(vector := told["embedding"], list):
+            output = told = {name: value for name, value in told.items() if name != "embedding"}
+            told["text"] = _shown_vector(vector)
+        self._index(fields, told, error if isinstance(error, dict) else None)
         fields.pop(OWN_AXES, None)
         line = self._line(fields, output, error)
         self._lines.append(line)

@@ -126,7 +126,7 @@ class ResponsesDecoder(StreamedReply):
 
     def _take_event(self, event: SseEvent) -> None:
         if is_done(event.data):
-            self._done = True
+            self._done = self._begun  # before anything has begun it ends nothing, and what follows is read on
             return
         if not event.data:
             self._odd = self._odd or event is STRAY
