@@ -289,7 +289,7 @@ def _unpaired(table: TaskTable) -> Iterator[TableFault]:
     if poll.otherwise is not None and not poll.flags:
         yield TableFault(("poll", "otherwise"), "needs `flags`: it holds where none of them fits")
     if table.states and not poll.state:
-        yield TableFault(("states",), "needs `poll.state`: else its words are looked for nowhere")
+        yield TableFault(("states",), "needs `poll.state`, the place in the reply where these words stand")
     if (result.files is None) != (result.url is None):
         yield TableFault(("result",), "needs `files` and `url` together: the fields of the one fill the other")
     if result.url is not None and not _BRACES.search(result.url):

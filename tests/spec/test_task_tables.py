@@ -132,7 +132,7 @@ WRONG: dict[str, tuple[str, int | None, str, str]] = {
         "poll.flags",
         "no flag with `state: done`",
     ),
-    "words that are looked for nowhere": (
+    "words without a place in the reply": (
         TABLE.replace("state: [status]", "flags: [{at: ok, value: true, state: done}]"),
         5,
         "states",
