@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -67,6 +68,17 @@ class Seen:
     def settle(self) -> None:
         """Until what was asked for is drawn: two frames."""
         self.page.evaluate("() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+
+    def until(self, condition: str, seconds: float = 20) -> None:
+        """Until an expression in the page is true; AssertionError with the expression after `seconds`.
+
+        `page.wait_for_function` does not do here: its first look is allowed, but the later ones use `eval` inside
+        the page, which the page's Content-Security-Policy refuses.
+        """
+        end = time.monotonic() + seconds
+        while not self.page.evaluate(condition):
+            assert time.monotonic() < end, f"not true after {seconds:g} s: {condition}"
+            self.page.wait_for_timeout(50)
 
     def press(self, *keys: str) -> None:
         """Type keys."""

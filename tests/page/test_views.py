@@ -195,7 +195,7 @@ def test_axes_and_items_may_be_called_like_members_of_every_object(browser: "Bro
         assert {seen.page.locator(".missing").nth(n).inner_text() for n in range(3)} == {"not sent"}
         for address in ("#constructor", "#results?sort=toString", "#results?size=valueOf"):
             seen.view(address)
-            seen.page.wait_for_function("document.querySelectorAll('.row').length === 2")
+            seen.until("document.querySelectorAll('.row').length === 2")
         assert seen.complaints == []
 
 
@@ -318,7 +318,7 @@ def test_many_rows_need_few_elements(browser: "Browser", talk: Path) -> None:
         seen.value("document.querySelector('.scroller').scrollTop = 9000")
         seen.settle()
         assert seen.value("document.querySelectorAll('*').length") < 600
-        seen.page.wait_for_function("!document.querySelector('.skeleton')")
+        seen.until("!document.querySelector('.skeleton')")
 
 
 def test_without_javascript_the_totals_are_there(browser: "Browser", talk: Path) -> None:
