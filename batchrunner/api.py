@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, TypeVar, Unpack
 
 from batchrunner.core.errors import JobMistakesError, Mistake
-from batchrunner.core.job import PRESETS, Job, Json, Source, has_judges
+from batchrunner.core.job import Job, Json, Source, has_judges
+from batchrunner.core.presets import PRESETS
 from batchrunner.core.status import CheckResult, Report, Status
 from batchrunner.core.upstream import NO_UPSTREAM, Upstream
 

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from batchrunner.core.errors import ExitStatus, JobMistakesError, Mistake, WrongDirectoryError
-from batchrunner.core.job import PRESETS, Provider
+from batchrunner.core.job import Provider
 from batchrunner.core.outcome import Problem
 from batchrunner.core.ports import BatchDialect, Transport
+from batchrunner.core.presets import PRESETS
 from batchrunner.core.remote_batch import RemoteBatch
 from batchrunner.engine.planning import same_server
 from batchrunner.providers import batches_for, dialect_for

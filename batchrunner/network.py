@@ -9,9 +9,10 @@ from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import replace
 
-from batchrunner.core.job import PRESETS, Job
+from batchrunner.core.job import Job
 from batchrunner.core.plan import PointBalance
 from batchrunner.core.ports import Downloads, Transport
+from batchrunner.core.presets import PRESETS
 from batchrunner.engine.run_schedule import LoopClock
 from batchrunner.providers.modelscope_images import BalanceReader, balance_origin, balance_request
 from batchrunner.stores.threads import Threads

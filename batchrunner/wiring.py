@@ -15,10 +15,11 @@ from pathlib import Path
 
 from batchrunner.core import VERSION
 from batchrunner.core.errors import ExitStatus, JobMistakesError, Mistake, StoreBrokenError
-from batchrunner.core.job import PRESETS, Job, has_judges
+from batchrunner.core.job import Job, has_judges
 from batchrunner.core.part import WHOLE, PartOptions, RunRequest
 from batchrunner.core.plan import PlanningPass, Totals
 from batchrunner.core.ports import Control, Downloads, Holding, Ports, TaskDialect, Transport
+from batchrunner.core.presets import PRESETS
 from batchrunner.core.rehearsal_report import Rehearsal, RehearsalOptions
 from batchrunner.core.state import LedgerState
 from batchrunner.core.upstream import RunRows

@@ -22,8 +22,9 @@ from functools import cache
 from typing import TypeVar
 
 from batchrunner.core.http import Completed, Decoder, Request, ResponseHead
-from batchrunner.core.job import PRESETS, Provider
+from batchrunner.core.job import Provider
 from batchrunner.core.ports import TaskDialect
+from batchrunner.core.presets import PRESETS
 from batchrunner.engine.run_schedule import LoopClock
 from batchrunner.engine.task_poller import TaskPoller
 from batchrunner.providers.modelscope_images import ModelScopeImages

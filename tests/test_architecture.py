@@ -11,8 +11,9 @@ import pytest
 
 from batchrunner import api
 from batchrunner.core.error_policy import POLICY
-from batchrunner.core.job import PRESETS, DialectName, PresetName
+from batchrunner.core.job import DialectName, PresetName
 from batchrunner.core.outcome import ProblemKind
+from batchrunner.core.presets import PRESETS
 from batchrunner.engine.run_schedule import LoopClock
 from batchrunner.providers import DIALECTS
 from batchrunner.simulator.in_process import simulated_network

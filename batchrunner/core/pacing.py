@@ -85,6 +85,54 @@ def minute_bucket(per_minute: float) -> Bucket:
     return Bucket(rate_per_s=per_minute / 60.0, burst=max(1.0, per_minute / 20.0))
 
 
+def changed_bucket(before: Bucket | None, per_minute: float | None) -> Bucket | None:
+    """A bucket for another limit, with no more in it than there was: setting a limit again allows no new burst."""
+    if per_minute is None:
+        return None
+    bucket = minute_bucket(per_minute)
+    bucket.level = min(bucket.burst, before.level) if before is not None else 0.0
+    bucket.at = before.at if before is not None else None
+    return bucket
+
+
+_RETRIES_PER_SEND: Final = 0.1
+_RETRIES_PER_S: Final = 0.2
+_RETRIES_AT_FIRST: Final = 10.0
+_RETRIES_SAVED: Final = 500.0
+"""What good hours may save up: a run whose faults are rare never waits for its budget."""
+
+
+class RetryBudget:
+    """Retries of failed items: a tenth of the sends, never slower than one in five seconds. Times are monotonic."""
+
+    __slots__ = ("_bucket", "outcomes")
+
+    def __init__(self) -> None:
+        self._bucket = Bucket(rate_per_s=_RETRIES_PER_S, burst=_RETRIES_SAVED, level=_RETRIES_AT_FIRST)
+        self.outcomes = 0
+        """Sends that came to something since the last time that the budget was asked; counted by the lane."""
+
+    def starts(self, now: float) -> None:
+        """From the first outcome on time saves up, too."""
+        if self._bucket.at is None:
+            self._bucket.at = now
+
+    def wait_s(self, now: float) -> float:
+        """Seconds until one more failed item may be tried."""
+        self._save_up(now)
+        return self._bucket.wait_s(now)
+
+    def take(self, now: float, amount: float = 1.0) -> None:
+        """One is tried again now; a negative amount gives one back."""
+        self._save_up(now)
+        self._bucket.take(now, amount)
+
+    def _save_up(self, now: float) -> None:
+        """What the sends since the last time have saved up: the same sum as if each had done it by itself."""
+        self._bucket.take(now, -_RETRIES_PER_SEND * self.outcomes)
+        self.outcomes = 0
+
+
 @dataclass(slots=True, kw_only=True)
 class Breaker:
     """Counts the same trouble on different items in a row; a success or another trouble starts again."""

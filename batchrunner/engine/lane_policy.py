@@ -11,11 +11,12 @@ from typing import Final
 
 from batchrunner.core.classify import is_about_the_request
 from batchrunner.core.error_policy import POLICY, Then, policy_named
-from batchrunner.core.job import PRESETS, Job
+from batchrunner.core.job import Job
 from batchrunner.core.lifecycle import Closed
 from batchrunner.core.outcome import Hints, Problem, ProblemKind
 from batchrunner.core.pacing import PROBE_CAP_S, backoff_s, day_of, next_quota_probe
 from batchrunner.core.ports import Clock
+from batchrunner.core.presets import PRESETS
 from batchrunner.core.state import LedgerState
 from batchrunner.engine.lanes import Lane
 from batchrunner.engine.recorder import Recorder

@@ -19,6 +19,8 @@ from batchrunner.core.pacing import (
     GIVE_UP_PARKED_S,
     Breaker,
     Bucket,
+    RetryBudget,
+    changed_bucket,
     day_of,
     minute_bucket,
     next_midnight,
@@ -45,11 +47,6 @@ class LaneSettings:
 
 
 _LEAST_ALIVE: Final = 64
-_RETRIES_PER_SEND: Final = 0.1
-_RETRIES_PER_S: Final = 0.2
-_RETRIES_AT_FIRST: Final = 10.0
-_RETRIES_SAVED: Final = 500.0
-"""What good hours may save up: a run whose faults are rare never waits for its budget."""
 _LATELY_S: Final = 2.0
 
 
@@ -81,7 +78,7 @@ class Lane:
         """One send at a time, until one succeeds."""
         self.probes = 0
         self.parked_since: float | None = None
-        self.refused_in_row = self._outcomes = 0
+        self.refused_in_row = 0
         self._accepted_at = -math.inf
         self.refused_since: float | None = None
         self.breaker = Breaker(threshold=settings.breaker)
@@ -93,7 +90,7 @@ class Lane:
         self._settings, self._each = settings, settings.limits.inputs_per_request or 1
         self._clock = clock
         self._pace = minute_bucket(per_minute) if (per_minute := settings.limits.requests_per_minute) else None
-        self._retries = Bucket(rate_per_s=_RETRIES_PER_S, burst=_RETRIES_SAVED, level=_RETRIES_AT_FIRST)
+        self._retries = RetryBudget()
         self._tokens = minute_bucket(tokens) if (tokens := settings.limits.tokens_per_minute) else None
         self.counts_tokens = self._tokens is not None
         """`limits.tokens_per_minute` is set."""
@@ -164,10 +161,11 @@ class Lane:
         return ticket.stops == self.stops
 
     def record_outcome(self, ticket: Ticket, outcome: SendOutcome, *, now: float) -> None:
-        """What came of a send teaches the limiter; each send saves up for a tenth of a retry, see `_save_up`."""
-        self._outcomes += 1
-        if self._retries.at is None:
-            self._retries.at = now  # from here on time saves up, too
+        """What came of a send teaches the limiter; each send saves up for a tenth of a retry, see `RetryBudget`."""
+        retries = self._retries
+        retries.outcomes += 1
+        if retries.outcomes == 1:
+            retries.starts(now)
         if not isinstance(outcome, Problem):
             self._accepted_at = now
             self.limiter.accepted(now, ticket)
@@ -308,24 +306,16 @@ class Lane:
     # -- retries of failures
 
     def retry_wait_s(self) -> float:
-        """Seconds until one more failed item may be tried: a tenth of the sends, never slower than one in five."""
-        self._save_up()
+        """Seconds until one more failed item may be tried."""
         return self._retries.wait_s(self._clock.monotonic())
 
     def take_retry(self) -> None:
         """One is tried again now."""
-        self._save_up()
         self._retries.take(self._clock.monotonic())
-
-    def _save_up(self) -> None:
-        """What the sends since the last time have saved up: the same sum as if each had done it by itself."""
-        self._retries.take(self._clock.monotonic(), -_RETRIES_PER_SEND * self._outcomes)
-        self._outcomes = 0
 
     def retry_ended(self, *, worked: bool) -> None:
         """A retried item that succeeded gives back what its last retry took of the budget."""
         if worked:
-            self._save_up()
             self._retries.take(self._clock.monotonic(), -1.0)
 
     # -- parking and closing
@@ -434,9 +424,9 @@ class Lane:
             limiter.adaptive, limiter.limit = settings.adaptive, settings.concurrency
             limiter.ceiling = settings.ceiling if settings.adaptive else settings.concurrency
         if limits.requests_per_minute != before.requests_per_minute:
-            self._pace = _changed_bucket(self._pace, limits.requests_per_minute)
+            self._pace = changed_bucket(self._pace, limits.requests_per_minute)
         if limits.tokens_per_minute != before.tokens_per_minute:
-            self._tokens = _changed_bucket(self._tokens, limits.tokens_per_minute)
+            self._tokens = changed_bucket(self._tokens, limits.tokens_per_minute)
             self.counts_tokens = self._tokens is not None
         if before.requests_per_day is None:  # it was not counted
             self._count_day()
@@ -487,13 +477,3 @@ class Lane:
             turn = queue.popleft()
             if not turn.done():
                 turn.set_result(None)
-
-
-def _changed_bucket(before: Bucket | None, per_minute: float | None) -> Bucket | None:
-    """A bucket for another limit, with no more in it than there was: setting a limit again allows no new burst."""
-    if per_minute is None:
-        return None
-    bucket = minute_bucket(per_minute)
-    bucket.level = min(bucket.burst, before.level) if before is not None else 0.0
-    bucket.at = before.at if before is not None else None
-    return bucket

@@ -6,10 +6,11 @@ from contextlib import aclosing
 from urllib.parse import SplitResult, urlsplit
 
 from batchrunner.core.item import Item
-from batchrunner.core.job import PRESETS, Job
+from batchrunner.core.job import Job
 from batchrunner.core.lifecycle import ItemState, OpenTask
 from batchrunner.core.plan import HELD, PlanningCounter, PlanningPass, Totals, count_items
 from batchrunner.core.ports import Items
+from batchrunner.core.presets import PRESETS
 from batchrunner.core.state import LedgerState
 from batchrunner.engine.lanes import LaneSettings
 from batchrunner.engine.run_status import left_words

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Final
 from batchrunner.core.control import UNCONTROLLED, Command, ControlError, ControlState, Reply, is_overridden, value_of
 from batchrunner.core.errors import JobMistakesError, StoreBrokenError
 from batchrunner.core.item import Item
-from batchrunner.core.job import PRESETS, Job, Json
+from batchrunner.core.job import Job, Json
 from batchrunner.core.lifecycle import Closed, ItemState
 from batchrunner.core.pacing import day_of
+from batchrunner.core.presets import PRESETS
 from batchrunner.engine.attempt import Attempts
 from batchrunner.engine.pending_records import uncancellable
 from batchrunner.engine.planning import one_by_one

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from batchrunner.core.job import PRESETS
+from batchrunner.core.presets import PRESETS
 from batchrunner.engine.attempt import Attempts
 from batchrunner.engine.image_tasks import ImageTasks, PictureSaver
 from batchrunner.engine.lane_policy import LanePolicy

@@ -10,11 +10,12 @@ from typing import Final
 from batchrunner.core.budget import BudgetLine
 from batchrunner.core.control import UNCONTROLLED, ControlState
 from batchrunner.core.errors import ExitStatus
-from batchrunner.core.job import PRESETS, Job
+from batchrunner.core.job import Job
 from batchrunner.core.lifecycle import Park
 from batchrunner.core.outcome import ProblemKind
 from batchrunner.core.pacing import day_of, next_midnight
 from batchrunner.core.plan import PlanningPass, Totals, count_items
+from batchrunner.core.presets import PRESETS
 from batchrunner.core.state import LedgerState
 from batchrunner.core.status import (
     BatchStatus,

@@ -9,12 +9,13 @@ from typing import Final
 
 from batchrunner.core.errors import JobMistakesError, StoreBrokenError
 from batchrunner.core.item import Item
-from batchrunner.core.job import PRESETS, Job
+from batchrunner.core.job import Job
 from batchrunner.core.lifecycle import ITEM_STATE, KNOWN, Closed, ItemEvent, ItemState
 from batchrunner.core.pacing import day_of
 from batchrunner.core.part import RunRequest
 from batchrunner.core.plan import HELD, PlanningPass, Totals, count_part
 from batchrunner.core.ports import Ports
+from batchrunner.core.presets import PRESETS
 from batchrunner.core.schedule import OffsetAt
 from batchrunner.core.state import LedgerState
 from batchrunner.core.status import ItemCounts, Status

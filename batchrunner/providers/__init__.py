@@ -8,7 +8,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from batchrunner.core.errors import JobMistakesError, Mistake
-from batchrunner.core.job import PRESETS, DialectName, Job, Provider
+from batchrunner.core.job import DialectName, Job, Provider
+from batchrunner.core.presets import PRESETS
 
 if TYPE_CHECKING:
     from batchrunner.core.ports import BatchDialect, Dialect, TaskDialect

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Final, Self
 
 from batchrunner.core.errors import Mistake
-from batchrunner.core.job import PRESETS, Job, Json
+from batchrunner.core.job import Job, Json
+from batchrunner.core.presets import PRESETS
 from batchrunner.evaluation.check_kinds import CheckBrokenError
 
 PYTHON_LIMIT_S: Final = 10.0

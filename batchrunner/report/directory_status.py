@@ -16,9 +16,10 @@ import msgspec
 
 from batchrunner.core.budget import Amounts, Budget, BudgetLine, budget_lines
 from batchrunner.core.errors import BatchrunnerError, ExitStatus, StoreBrokenError, WrongDirectoryError
-from batchrunner.core.job import PRESETS, Job, Json, Kind
+from batchrunner.core.job import Job, Json, Kind
 from batchrunner.core.lifecycle import ItemState
 from batchrunner.core.plan import Totals, count_items
+from batchrunner.core.presets import PRESETS
 from batchrunner.core.schedule import Window, opening
 from batchrunner.core.state import LedgerState
 from batchrunner.core.status import FailureGroup, ItemCounts, Report, RunState, Status, Wait

@@ -20,7 +20,8 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from batchrunner.core.job import NOTIFY_EVENTS, PRESETS, Job, NotifyEvent
+from batchrunner.core.job import NOTIFY_EVENTS, Job, NotifyEvent
+from batchrunner.core.presets import PRESETS
 from batchrunner.core.status import LaneStatus, Status
 from batchrunner.report.summary import items_line, jsonable
 from batchrunner.report.wording import printable

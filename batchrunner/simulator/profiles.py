@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from batchrunner.core.errors import JobMistakesError, Mistake
-from batchrunner.core.job import PRESETS, Job, Json, Kind, PresetName
+from batchrunner.core.job import Job, Json, Kind, PresetName
 from batchrunner.core.pacing import day_of
 from batchrunner.core.plan import PlanningPass
 from batchrunner.core.plan_costs import requests_of
+from batchrunner.core.presets import PRESETS
 from batchrunner.core.rehearsal_report import Forecast, LaneLoad, end_of
 from batchrunner.core.state import LedgerState
 from batchrunner.engine.run_status import shown_time

@@ -15,11 +15,12 @@ from typing import Final
 
 from batchrunner.core.errors import ExitStatus
 from batchrunner.core.events import Done, Event, Failed, Intent, Refused
-from batchrunner.core.job import PRESETS, Job, Preset
+from batchrunner.core.job import Job
 from batchrunner.core.outcome import Problem
 from batchrunner.core.pacing import day_of
 from batchrunner.core.part import RunRequest
 from batchrunner.core.ports import Downloads, Ports, TaskDialect, Write
+from batchrunner.core.presets import PRESETS, Preset
 from batchrunner.core.rehearsal_report import Rehearsal
 from batchrunner.core.state import LedgerState
 from batchrunner.core.status import Status, UsageCounts

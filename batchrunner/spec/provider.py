@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, urlsplit, urlunsplit
 
-from batchrunner.core.job import PRESETS, TASK_KINDS, AuthScheme, DialectName, Json, Kind, Preset, Provider
+from batchrunner.core.job import TASK_KINDS, AuthScheme, DialectName, Json, Kind, Provider
+from batchrunner.core.presets import PRESETS, Preset
 from batchrunner.spec.job_errors import SpecError, header_problem, names_variable, shows_secret
-from batchrunner.spec.models import ProviderSpec
 from batchrunner.spec.partial import PartialSpec, is_there, located
 from batchrunner.spec.pydantic_errors import meant
+from batchrunner.spec.sending_keys import ProviderSpec
 from batchrunner.spec.task_tables import BODY, KEY, found_body, found_table
 
 if TYPE_CHECKING:

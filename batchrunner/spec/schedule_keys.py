@@ -16,9 +16,9 @@ from batchrunner.core.budget import Budget, Price
 from batchrunner.core.job import TASK_KINDS, BatchPolicy, NotifyEvent
 from batchrunner.core.schedule import AfterDuration, AtDate, AtTimeOfDay, Deadline, Window
 from batchrunner.spec.job_errors import SpecError, names_variable, short
-from batchrunner.spec.models import BudgetSpec, NotifySpec, PriceSpec
 from batchrunner.spec.partial import PartialSpec
 from batchrunner.spec.provider import dialect_of, points_of
+from batchrunner.spec.sending_keys import BudgetSpec, NotifySpec, PriceSpec
 from batchrunner.spec.window_keys import TIME, window_faults, window_from
 
 _TIME_OF_DAY = re.compile(TIME)

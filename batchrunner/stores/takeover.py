@@ -4,7 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from batchrunner.core.job import PRESETS, Job
+from batchrunner.core.job import Job
+from batchrunner.core.presets import PRESETS
 from batchrunner.core.state import LedgerState
 from batchrunner.stores.files import RESULTS, InspectedFiles, size_marked, stands_as_marked
 from batchrunner.stores.inspection import Inspection, inspect

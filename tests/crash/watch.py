@@ -12,10 +12,11 @@ from typing import Final, TypeAlias, get_args
 from batchrunner.core.error_policy import POLICY, Then
 from batchrunner.core.events import Accepted, Done, Event, Failed, Intent, Lost, Ready, Requeued, Retry
 from batchrunner.core.item import Item
-from batchrunner.core.job import PRESETS, Job
+from batchrunner.core.job import Job
 from batchrunner.core.lifecycle import LIFECYCLE, ItemEvent, ItemRecord, ItemState, OpenTask
 from batchrunner.core.outcome import ProblemKind
 from batchrunner.core.pacing import day_of, estimate_tokens
+from batchrunner.core.presets import PRESETS
 from batchrunner.core.state import LedgerState
 from batchrunner.engine.lanes import Lane
 from batchrunner.engine.run_schedule import LoopClock

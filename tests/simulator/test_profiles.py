@@ -8,7 +8,8 @@ import pytest
 
 from batchrunner.api import load_job
 from batchrunner.core.errors import JobMistakesError
-from batchrunner.core.job import PRESETS, Job, Kind, PresetName
+from batchrunner.core.job import Job, Kind, PresetName
+from batchrunner.core.presets import PRESETS
 from batchrunner.simulator.profiles import PROFILES, SETTINGS, FaultRates, Profile, profile_of
 from batchrunner.simulator.quotas import RateLimits
 
