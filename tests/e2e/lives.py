@@ -134,11 +134,18 @@ class Kills:
 
 
 def kill_again_and_again(
-    job: Path, out: Path, *, kills: int, lines: int, seed: int, after_each: Callable[[], None]
+    job: Path,
+    out: Path,
+    *,
+    kills: int,
+    lines: int,
+    seed: int,
+    after_each: Callable[[], None],
+    or_when: Callable[[], bool] = lambda: False,
 ) -> Kills:
     """Kill a job at random moments, spread over the `lines` that its ledger has at least at its end.
 
-    `after_each` looks at what a kill has left.
+    `after_each` looks at what a kill has left. A kill strikes at once when `or_when` says so.
     """
     random_source = random.Random(seed)
     progress = Progress(out / "ledger")
@@ -149,7 +156,9 @@ def kill_again_and_again(
             goal = int(lines * (number - random_source.random()) / (kills + 1))
             goal = max(goal, progress.lines() + random_source.randrange(1, 60))
             when = time.monotonic() + random_source.uniform(*_EARLY_S)
-            living.watch(until=lambda: time.monotonic() >= when if early else progress.lines() >= goal)  # noqa: B023 - called within this round
+            living.watch(
+                until=lambda: or_when() or (time.monotonic() >= when if early else progress.lines() >= goal)  # noqa: B023 - called within this round
+            )
             hit = living.kill()
         told.hit += hit
         told.early += hit and early
