@@ -33,7 +33,7 @@ RUN_FILE_VERSION = 1
 ANY_RUN = "batchrunner run JOB"
 """Stands in advice where the command that began the run is not known."""
 
-_READ_BYTES = 1 << 26
+_PIECE_BYTES = 1 << 16
 
 
 if TYPE_CHECKING:
@@ -111,7 +111,9 @@ def read_run_file(folder: Path, *, files: Files = DISK) -> RunFile | None:
             return None
         descriptor = files.open_read(path)
         try:
-            text = files.read_at(descriptor, _READ_BYTES, 0)
+            text = b""
+            while piece := files.read_at(descriptor, _PIECE_BYTES, len(text)):
+                text += piece
         finally:
             files.close(descriptor)
     except OSError as error:

@@ -21,19 +21,22 @@ from batchrunner.simulator.in_process import SimulatedDownloads, SimulatedTransp
 from batchrunner.simulator.world import World
 from tests.support.virtual_time import run_virtual
 
-QUESTIONS = Path(__file__).parents[3] / "shared/data/gsm8k_test.jsonl"
+DATA = Path(__file__).parents[3] / "shared/data/gsm8k_test.jsonl"
+QUESTIONS = 300
+"""The first ones of 1,319: enough for right and wrong answers of every model in every style."""
 MODELS = ("sim/a", "sim/b", "sim/c")
 STYLES = ("Think step by step.", "Answer at once.")
 
-pytestmark = pytest.mark.skipif(not QUESTIONS.exists(), reason=f"GSM8K's questions are not at {QUESTIONS}")
+pytestmark = pytest.mark.skipif(not DATA.exists(), reason=f"GSM8K's questions are not at {DATA}")
 
 
 def job(folder: Path, models: tuple[str, ...], *, name: str = "gsm8k", ask: str = "End with #### and") -> Path:
+    (folder / "questions.jsonl").write_text("".join(DATA.read_text().splitlines(keepends=True)[:QUESTIONS]))
     path = folder / f"{name}.yaml"
     path.write_text(
         f"name: {name}\nprovider: simulator\nmodels: {json.dumps(models)}\nsystem: '{{{{ style }}}}'\n"
         f"matrix: {{style: {json.dumps(STYLES)}}}\n"
-        f"prompts: {{file: {QUESTIONS}, template: '{{{{ question }}}} {ask} the number.'}}\n"
+        f"prompts: {{file: questions.jsonl, template: '{{{{ question }}}} {ask} the number.'}}\n"
         "limits: {concurrency: 400}\noutput: {report: false}\n"
         "checks: [{number: \"{{ answer.split('####')[1] }}\"}]\n"
     )
@@ -77,8 +80,7 @@ def counted_by_checks(folder: Path) -> Counter[tuple[str, str, bool]]:
 def test_rates_are_those_of_an_independent_script_and_a_fourth_model_sends_its_own_items_only(tmp_path: Path) -> None:
     first = run(job(tmp_path, MODELS))
     folder = Path(first.status.dir or "")
-    questions = len(QUESTIONS.read_text().splitlines())
-    assert (first.exit_status, first.status.items.done) == (0, 6 * questions)
+    assert (first.exit_status, first.status.items.done) == (0, 6 * QUESTIONS)
     expected = counted_by_a_script(folder)
     assert counted_by_checks(folder) == expected
     assert len({key for key, count in expected.items() if count}) == 12, "each model has right and wrong ones"
@@ -87,15 +89,15 @@ def test_rates_are_those_of_an_independent_script_and_a_fourth_model_sends_its_o
     assert missed == []
     for group in comparison.groups:
         right = sum(count for (model, _, passed), count in expected.items() if passed and model == group.name)
-        assert (group.passed, group.decided) == (right, 2 * questions)
+        assert (group.passed, group.decided) == (right, 2 * QUESTIONS)
     by_style, _ = batchrunner.compare([str(folder)], CompareOptions(by="style"))
     (pair,) = by_style.pairs
-    assert (pair.pairs, pair.new, pair.gone, pair.changed) == (3 * questions, 0, 0, 3 * questions)
+    assert (pair.pairs, pair.new, pair.gone, pair.changed) == (3 * QUESTIONS, 0, 0, 3 * QUESTIONS)
 
     before = {row["key"]: row for row in lines(folder / "results.jsonl")}
     fourth = run(job(tmp_path, (*MODELS, "sim/d")))
     after = lines(folder / "results.jsonl")
-    assert (fourth.exit_status, fourth.status.sends.total) == (0, 8 * questions)
+    assert (fourth.exit_status, fourth.status.sends.total) == (0, 8 * QUESTIONS)
     assert {row["model"] for row in after if row["key"] not in before} == {"sim/d"}
     kept = {row["key"]: row for row in after if row["key"] in before}
     assert {key: row["output"] for key, row in kept.items()} == {key: row["output"] for key, row in before.items()}

@@ -42,6 +42,12 @@ def test_a_changed_job_goes_on_in_its_directory_and_its_beginning_stays(tmp_path
     assert read_run_file(tmp_path) == run
 
 
+def test_a_file_of_more_than_one_read_is_read_whole(tmp_path: Path) -> None:
+    assert read_run_file(tmp_path) is None
+    run = take(tmp_path, name="c" * 200_000)
+    assert read_run_file(tmp_path) == run
+
+
 def test_another_jobs_directory_is_refused_with_what_to_do(tmp_path: Path) -> None:
     take(tmp_path)
     with pytest.raises(WrongDirectoryError, match=r"belongs to the job `cats`, not to `dogs`.*--out"):
