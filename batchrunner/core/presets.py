@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 from batchrunner.core.job import AuthScheme, DialectName, Kind, PresetName
 
+INPUTS_PER_REQUEST = 25
+"""Texts of a request for embeddings at a server of which nothing more is known: what ModelScope takes."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preset:
@@ -29,8 +32,8 @@ class Preset:
     """What an account can claim a day by logging in: an assumption, the job's own figure wins."""
     points_per_call: float | None = None
     """The middle tier's price of a call: an assumption, too."""
-    inputs_per_request: int = 25
-    """Texts of a request for embeddings unless the job says otherwise: every server seen so far takes as many."""
+    inputs_per_request: int = INPUTS_PER_REQUEST
+    """Texts of a request for embeddings unless the job says otherwise."""
 
 
 _SHANGHAI_S = 8 * 3600.0

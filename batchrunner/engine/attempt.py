@@ -127,7 +127,7 @@ class Attempts:
         """Item after item, each from a slot in hand to its end or its return to the queue, while the slot is kept."""
         lane, queue = slot.lane, slot.queue
         while True:
-            if self._shared is not None and company:
+            if self._shared is not None:
                 await self._shared.process([work, *company], slot)
             else:
                 verdict: Verdict | None = None

@@ -5,8 +5,10 @@ leaves every one of them in doubt, and each is counted so. The request is one: f
 a minute and a day, the budget's calls, and what its outcome teaches the limiter.
 
 - A reply comes to an outcome for each item: answers are recorded as any other, the rest is tried again together.
-- A refusal that may be about one text (a 4xx for which an item would fail) ends the company of all: each is sent alone,
-  without a charged attempt, so that only the one that is to blame fails.
+- A refusal that may be about one text, or about how many there are (a 4xx for which an item would fail), is nobody's:
+  all go back to the queue without a charged attempt, and requests of that model carry half as many from then on. One
+  that is refused alone is to blame, and requests are as large again as the largest one that was answered. So a text
+  that is too long costs a few refused requests, and a server that takes fewer texts than the job says is found once.
 - Anything else is the trouble of each of them: a wait, a try more, a failure.
 """
 
@@ -41,17 +43,19 @@ Parts = tuple[Answer | Problem, ...]
 
 @dataclass(slots=True, kw_only=True)
 class SharedRequests:
-    """One for a run. `most`: items of a request."""
+    """One for a run. `most`: items of a request, as the job says; what a server is known to take is in its queue."""
 
     attempts: "Attempts"
     dialect: SharedDialect
     most: int
+    answered: dict[str, int] = field(default_factory=dict)
+    """Items of the largest request that was answered, by model."""
 
     def company(self, work: Work, queue: WorkQueue) -> list[Work]:
         """Those that may go with the item."""
-        if work.alone:
+        if queue.together == 1:
             return []
-        room, places = MOST_CHARS - len(work.item.prompt), self.most - 1
+        room, places = MOST_CHARS - len(work.item.prompt), queue.together - 1
 
         def fits(other: Work) -> bool:
             nonlocal room, places
@@ -218,6 +222,8 @@ class SharedRequests:
         if lane.counts_tokens and used:
             lane.take_tokens(used - tokens)
         careful = bool(announced) or lane.probing
+        if answers and len(works) > self.answered.get(queue.model, 0):
+            self.answered[queue.model] = len(works)
         if answers and not careful:
             queue.model_works()
             attempts.lane_policy.answered = True
@@ -241,12 +247,14 @@ class SharedRequests:
         """What becomes of those that got no answer: `Again` for all that are tried once more."""
         if isinstance(outcome, Problem) and self._is_split(outcome, together):
             await _all(self.attempts.recorder.refused(work, outcome) for work in together.left)
-            for work in list(together.left):
-                work.alone = True
-                slot.queue.requeue(work)
+            slot.queue.carry(min(slot.queue.together, len(works) // 2))
+            for work in reversed(together.left.copy()):  # next again: the one to blame is soon alone
+                slot.queue.requeue(work, first=True)
                 self._gone(work, together, slot)
             return Finished()
         if isinstance(outcome, Problem):
+            if len(works) == 1 and self._may_be_one_text(outcome):
+                slot.queue.carry(self.answered.get(slot.queue.model, self.most))
             together.troubles = {work.key: outcome for work in works}
         await _all(self._after_trouble(work, together, slot, stands=stands) for work in list(together.left))
         if not together.left:
@@ -268,11 +276,14 @@ class SharedRequests:
         work.rides = False
         self.attempts.leave(work, slot.lane, slot.queue)
 
+    @classmethod
+    def _is_split(cls, problem: Problem, together: "_Together") -> bool:
+        """Whether it may be about one text alone or about their number, and nobody was answered."""
+        return len(together.left) > 1 and cls._may_be_one_text(problem)
+
     @staticmethod
-    def _is_split(problem: Problem, together: "_Together") -> bool:
-        """Whether it may be about one text alone, and nobody was answered."""
-        refused = problem.status in _CLIENT_ERRORS and POLICY[problem.kind].then in _MAY_BE_ONE_TEXT
-        return refused and len(together.left) > 1
+    def _may_be_one_text(problem: Problem) -> bool:
+        return problem.status in _CLIENT_ERRORS and POLICY[problem.kind].then in _MAY_BE_ONE_TEXT
 
 
 @dataclass(slots=True, kw_only=True)

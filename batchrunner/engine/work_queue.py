@@ -78,8 +78,6 @@ class Work:
     """`WorkQueue.answers` when something else than the API last answered this item."""
     singled_out: int = 0
     """How often it was turned away so although others got through in between."""
-    alone: bool = False
-    """It shares no request any more: one that it was part of was refused, and its text may be why."""
     rides: bool = False
     """It goes with the request of another item."""
     retried: bool = False
@@ -135,7 +133,7 @@ class WorkQueue:
         self._rejected_by: tuple[bytes, ProblemKind] | None = None
         self._rejected_by_task = False
         self.together = together
-        """Items that a request may carry."""
+        """Items that a request may carry; see `carry`."""
         self._rests = False
         """The source waits for room."""
         self._changed = Condition()
@@ -266,6 +264,12 @@ class WorkQueue:
         """Whether a request finds all the items that it may carry, or the source brings no more for now."""
         return self.exhausted or self._rests or len(self._returned) + len(self._ahead) >= self.together
 
+    def carry(self, most: int) -> None:
+        """From now on a request may carry this many items."""
+        if most != self.together:
+            self.together = most
+            self._changed.notify()
+
     def take_company(self, first: Work, fits: Callable[[Work], bool]) -> list[Work]:
         """Further items that may share a request with `first`, returned ones first; others keep their places."""
         found: list[Work] = []
@@ -274,13 +278,13 @@ class WorkQueue:
             while waiting:
                 work = waiting.popleft()
                 same = work.item.params is first.item.params or work.item.params == first.item.params
-                if same and not work.alone and fits(work):
+                if same and fits(work):
                     found.append(work)
                     self._active[work.key] = work
                     self._ahead_bytes -= work.size_bytes if waiting is self._ahead else 0
                 else:
                     passed.append(work)
-                    if same and not work.alone:
+                    if same:
                         break
             waiting.extendleft(reversed(passed))
         self._taken()
@@ -306,11 +310,13 @@ class WorkQueue:
         self._changed.notify()
         return True
 
-    def requeue(self, work: Work, *, last: bool = False) -> None:
-        """The item is to be sent again by any lane of the model, `last` after those that wait. It stays live."""
+    def requeue(self, work: Work, *, first: bool = False, last: bool = False) -> None:
+        """The item is to be sent again by any lane of the model, before or after those that wait. It stays live."""
         del self._active[work.key]
         if last:
             self._put_ahead(work)
+        elif first:
+            self._returned.appendleft(work)
         else:
             self._returned.append(work)
         self._changed.notify()

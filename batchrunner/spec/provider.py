@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, urlsplit, urlunsplit
 
 from batchrunner.core.job import TASK_KINDS, AuthScheme, DialectName, Json, Kind, Provider
-from batchrunner.core.presets import PRESETS, Preset
+from batchrunner.core.presets import INPUTS_PER_REQUEST, PRESETS, Preset
 from batchrunner.spec.job_errors import SpecError, header_problem, names_variable, shows_secret
 from batchrunner.spec.partial import PartialSpec, is_there, located
 from batchrunner.spec.pydantic_errors import meant
@@ -170,6 +170,18 @@ def preset_of(partial: PartialSpec) -> Preset:
     return choice.preset
 
 
+def inputs_per_request(partial: PartialSpec) -> int:
+    """Texts of a request for embeddings by default: a server of one's own is no preset's, whatever it speaks."""
+    choice = _choice(partial)
+    assert choice is not None, "the draft has no faults"
+    own_host = _host(choice.own.base_url or choice.preset.base_url) != _host(choice.preset.base_url)
+    return INPUTS_PER_REQUEST if own_host else choice.preset.inputs_per_request
+
+
+def _host(url: str) -> str:
+    return (urlsplit(url.strip()).hostname or "").lower()
+
+
 def is_simulated(partial: PartialSpec) -> bool:
     """True when nothing real will be asked."""
     own = _own(partial)
@@ -242,8 +254,7 @@ def _edits_as_form(choice: _Choice) -> bool:
     """OpenAI's own way, wherever the job names OpenAI or its host; another server with the same dialect has its own."""
     if choice.dialect != "openai-images":
         return False
-    host = (urlsplit((choice.own.base_url or "").strip()).hostname or "").lower()
-    return choice.own.preset == "openai" or host.endswith(_OPENAI_HOSTS)
+    return choice.own.preset == "openai" or _host(choice.own.base_url or "").endswith(_OPENAI_HOSTS)
 
 
 def _base_url(choice: _Choice, preset: Preset, *, own_url: str | None) -> str:

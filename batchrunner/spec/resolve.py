@@ -19,7 +19,13 @@ from batchrunner.spec.answer_schema import answer_schema
 from batchrunner.spec.check_keys import checks_of
 from batchrunner.spec.models import PromptSpec
 from batchrunner.spec.partial import PartialSpec, folder_of, former_folders, located, project_folder, results_folder
-from batchrunner.spec.provider import body_of_job, is_simulated, preset_of, resolved_provider, table_of_job
+from batchrunner.spec.provider import (
+    body_of_job,
+    inputs_per_request,
+    is_simulated,
+    resolved_provider,
+    table_of_job,
+)
 from batchrunner.spec.rules import SIMULATED_ENDING, job_name
 from batchrunner.spec.schedule_keys import (
     batch_of,
@@ -178,7 +184,7 @@ def limits_of(partial: PartialSpec) -> Limits:
 def _inputs_per_request(partial: PartialSpec) -> int | None:
     if partial.kind != "embedding":
         return None
-    return partial.spec.limits.inputs_per_request or preset_of(partial).inputs_per_request
+    return partial.spec.limits.inputs_per_request or inputs_per_request(partial)
 
 
 def _timeouts(partial: PartialSpec) -> Timeouts:

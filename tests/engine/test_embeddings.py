@@ -110,11 +110,31 @@ def test_one_text_that_is_too_long_does_not_fail_its_neighbours(tmp_path: Path) 
     harness = RunHarness(tmp_path, world=World(scenario="emb-too-long:40"))
     report = harness.run(job(*TEXTS[:3], "x" * 41, *TEXTS[3:]))
     assert report.exit_status is ExitStatus.FAILED
-    assert harness.stats.sends == 1 + 8, "together, and then each alone"
     assert {row["attempts"] for row in harness.rows()} == {1}, "the refusal of all is no try of theirs"
     (failure,) = harness.rows("failures.jsonl")
     assert (failure["prompt"], failure["attempts"]) == ("x" * 41, 1)
-    assert (report.status.sends.total, report.status.sends.refused) == (9, 1)
+    assert (report.status.sends.total, report.status.sends.refused) == (harness.stats.sends, 3), "of 8, 4, 2 texts"
+
+
+@pytest.mark.parametrize("most", [26, 64, 100, 2048])
+def test_a_server_that_takes_fewer_texts_is_asked_for_fewer_from_then_on(tmp_path: Path, most: int) -> None:
+    texts = [f"text number {number}" for number in range(1000)]
+    harness = RunHarness(tmp_path)
+    more = f"limits: {{inputs_per_request: {most}, concurrency: 4}}"
+    report = harness.run(job(*texts, more=more, model="Sim/vectors"))
+    assert (report.exit_status, harness.stats.paid, harness.stats.paid_twice) == (ExitStatus.DONE, 1000, 0)
+    assert {row["attempts"] for row in harness.rows()} == {1}
+    assert report.status.sends.refused <= 4 * 8, "those in flight at once, for each time that the size is halved"
+    assert harness.stats.sends - report.status.sends.refused <= 1000 / 12 + 4
+
+
+def test_after_a_text_that_is_refused_alone_requests_are_as_large_as_before(tmp_path: Path) -> None:
+    texts = [f"text number {number}" for number in range(200)]
+    texts[100] = "x" * 41
+    harness = RunHarness(tmp_path, world=World(scenario="emb-too-long:40"))
+    report = harness.run(job(*texts, more="limits: {inputs_per_request: 25, concurrency: 1}"))
+    assert (report.exit_status, len(harness.rows()), harness.stats.paid_twice) == (ExitStatus.FAILED, 199, 0)
+    assert harness.stats.sends <= 8 + 2 * 5 + 12, "eight of 25, and the search for one of them"
 
 
 def test_a_wait_for_the_lane_takes_no_attempt_of_any_text(tmp_path: Path) -> None:
@@ -139,6 +159,23 @@ def test_a_request_carries_as_many_texts_as_the_job_says(tmp_path: Path, most: i
     assert report.status.sends.total == requests
     riders = [event for event in harness.events("intent") if event.get("w")]
     assert len(riders) == 7 - requests
+
+
+@pytest.mark.parametrize(
+    ("provider", "most"),
+    [
+        ("openai", 128),
+        ("modelscope", 25),
+        ("{preset: openai, base_url: 'https://api.openai.com/v1/'}", 128),
+        ("{base_url: 'https://api.openai.com/v1', dialect: openai-embeddings}", 128),
+        ("{base_url: 'http://127.0.0.1:8000/v1'}", 25),
+        ("{preset: openai, base_url: 'http://127.0.0.1:8000/v1'}", 25),
+    ],
+)
+def test_a_server_of_one_s_own_gets_25_texts_a_request(tmp_path: Path, provider: str, most: int) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text(job(*TEXTS).replace("provider: simulator", f"provider: {provider}"))
+    assert api.load_job(str(path)).limits.inputs_per_request == most
 
 
 def test_texts_with_other_parameters_or_models_go_in_other_requests(tmp_path: Path) -> None:
