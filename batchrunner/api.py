@@ -128,13 +128,14 @@ async def plan(
     from batchrunner.report.wording import skipped_words
     from batchrunner.simulator.profiles import forecast
     from batchrunner.stores.ledger_replay import inspect_directory, replay
+    from batchrunner.stores.other_runs import rows_of_others
     from batchrunner.stores.run_directory import digest_of_job, refuse_run_elsewhere
     from batchrunner.stores.run_file import check_claim
     from batchrunner.transport import read_keys
 
     folder = Path(job.output.dir)
     refuse_run_elsewhere(job)
-    upstream = await _upstream(job)
+    others = rows_of_others((upstream := await _upstream(job)).reused)
     check_claim(folder, job_name=job.name, simulated=job.simulated, digest=digest_of_job(job))
     job, in_force = job_in_force(job, folder)
     state = replay(folder, day_offset_s=PRESETS[job.provider.preset].day_offset_s)
@@ -148,6 +149,7 @@ async def plan(
         limit=limit if chosen is None else None,
         part=chosen.keys if chosen is not None else None,
         hold=job.on_ambiguous == "hold",
+        reusing=others if others.runs else None,
     )
     state.lost = set(found.lost)
     daily = job.limits.requests_per_day
@@ -178,6 +180,7 @@ async def plan(
             *left_notes(state.tasks.values(), job, tuple(keys) or ("",)),
             *in_force,
             *upstream.notes,
+            *others.notes(),
         ),
         points=points_plan(job, found.ahead, accounts=len(job.provider.key_env)),
         answers=answers_plan(job, found.ahead, state.tallies),
@@ -186,6 +189,7 @@ async def plan(
         forecast=forecast(job, found, state, now=LoopClock().wall()),
         balances=await _balances(job, keys),
         upstream=upstream.chain,
+        reused=found.reused,
     )
     if not has_judges(job):
         return planned
@@ -304,8 +308,8 @@ def results(dir: str) -> Iterator[dict[str, Json]]:  # noqa: A002 - as above
 
 
 async def _upstream(job: Job, *, before: Sequence[Job] = ()) -> Upstream:
-    """The run that the job reads, looked at; `before` is as for `check`."""
-    if not (isinstance(job.prompts, Source) and job.prompts.run):
+    """The runs that the job reads, looked at; `before` is as for `check`."""
+    if not (isinstance(job.prompts, Source) and job.prompts.run) and not job.reuse:
         return NO_UPSTREAM
     from batchrunner.report.upstream_run import look_upstream
 

@@ -150,6 +150,7 @@ async def run_alone(job: Job, options: RunOptions, lock: RunLock | None = None) 
             network=options.get("network"),
             tries_disk=True,
             upstream=upstream.rows,
+            reused=upstream.reused,
             control=control,
         )
         runner = await or_remembered(assembling, disk, folder, before)

@@ -8,21 +8,23 @@ import os
 import random
 import sys
 from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack, nullcontext
+from contextlib import AsyncExitStack, closing, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from batchrunner.core import VERSION
 from batchrunner.core.errors import ExitStatus, JobMistakesError, Mistake, StoreBrokenError
+from batchrunner.core.events import Done
 from batchrunner.core.job import Job, has_judges
+from batchrunner.core.lifecycle import ItemState
 from batchrunner.core.part import WHOLE, PartOptions, RunRequest
 from batchrunner.core.plan import PlanningPass, Totals
 from batchrunner.core.ports import Control, Downloads, Holding, Ports, TaskDialect, Transport
 from batchrunner.core.presets import PRESETS
 from batchrunner.core.rehearsal_report import Rehearsal, RehearsalOptions
 from batchrunner.core.state import LedgerState
-from batchrunner.core.upstream import RunRows
+from batchrunner.core.upstream import ReusedRun, RunRows
 from batchrunner.engine import planning
 from batchrunner.engine.run_schedule import LoopClock
 from batchrunner.engine.runner import Runner
@@ -40,6 +42,7 @@ from batchrunner.stores.ledger import LedgerWriter, segment_version
 from batchrunner.stores.ledger_line import LEDGER
 from batchrunner.stores.ledger_reader import reformatted_events
 from batchrunner.stores.ledger_replay import inspect_directory, replay
+from batchrunner.stores.other_runs import OtherRuns, rows_of_others
 from batchrunner.stores.preflight import try_disk
 from batchrunner.stores.results import ResultsFile
 from batchrunner.stores.run_directory import (
@@ -75,16 +78,17 @@ async def assemble(
     tries_disk: bool = False,
     control: Control | None = None,
     upstream: RunRows | None = None,
+    reused: tuple[ReusedRun, ...] = (),
 ) -> Runner:
     """Everything that a run needs, from the ledger up. The ledger's segment is opened after the job was checked.
 
     `part_options` choose the part of the job that the run is about; `run_request` has its limit, and no part yet.
 
     `files` and `random_source` are the machine's own unless a simulation, which must be the same for the same seed,
-    brings its. `upstream` has the rows of the run that the job reads, if it reads one.
+    brings its. `upstream` has the rows of the run that the job reads, if it reads one; `reused` are the runs whose
+    answers it takes.
     """
-    disk = Threads("assembly", count=1)
-    stack.callback(disk.close)
+    disk = stack.enter_context(closing(Threads("assembly", count=1)))
     await disk.run(remove_leftovers, folder, files=files)
     state = await remembered(job, folder, disk, adopt_rows=run_request.adopt_rows, say=say, files=files)
     items = items_of(job, upstream)
@@ -92,8 +96,9 @@ async def assemble(
     results = ResultsFile(folder, files=files)
     stock = await disk.run(look_over, folder, state, results, files=files)
     run_request = await on_a_part(job, items, run_request, part_options, state=state, results=results)
+    others = stack.enter_context(closing(OtherRuns(reused, files=files)))
     found, digest = await _look_through(
-        job, items, state, stock, run_request, keys=keys, disk=disk, files=files, control=control
+        job, items, state, stock, run_request, keys=keys, disk=disk, files=files, control=control, others=others
     )
     for line in (*run_request.notes, *skipped_words(found.skipped_rows, found.skipped), *items.left_out):
         say(line)
@@ -104,7 +109,7 @@ async def assemble(
             say(note)
     await disk.run(results.look)
     opening = partial(open_network, job, stack, disk, clock=clock, keys=keys, say=say)
-    is_needed = bool(found.ahead or state.tasks or state.batches.open or run_request.changes_anything)
+    is_needed = bool(found.ahead or found.reused or state.tasks or state.batches.open or run_request.changes_anything)
     transport, downloads = network or await network_of(opening, is_needed=is_needed)
     wall = clock.wall()
     artifacts = Artifacts(folder, files=files, refused=(shutdown := Shutdown()).disk_refused, say=say)
@@ -160,6 +165,8 @@ async def assemble(
             files=files,
             control=control,
             has_batches=planning.has_batches(job, state),
+            others=others,
+            disk=disk,
         ),
         state=state,
         found=found,
@@ -174,7 +181,7 @@ async def assemble(
     )
     if stock.torn_bytes:
         say(f"{folder}/results.jsonl: {stock.torn_bytes} bytes of an incomplete last row were moved to results.torn")
-    for note in inspection_notes(folder, stock.found):
+    for note in (*inspection_notes(folder, stock.found), *others.notes()):
         say(note)
     return runner
 
@@ -190,6 +197,7 @@ async def _look_through(
     disk: Threads,
     files: Files,
     control: Control | None,
+    others: OtherRuns,
 ) -> tuple[PlanningPass, str]:
     """The planning pass, and the digest of what it went through.
 
@@ -198,10 +206,12 @@ async def _look_through(
     digest = await disk.run(_digest_of, job)
     known = await disk.run(remembered_totals, Path(job.output.dir), files=files)
     retried = control is not None and any(command.action == "retry" for command in control.early)
-    if stock.found is None and known is not None and not run_request.changes_anything and not retried:
+    takes_held = bool(others.runs) and state.doubtful_count + len(state.held) > 0
+    if stock.found is None and known is not None and not (run_request.changes_anything or retried or takes_held):
         found = planning.reuse_planning_pass(state, known, digest=digest)
         if found is not None:
             return found, digest
+    await disk.run(others.index)
     found = await planning.run_planning_pass(
         KeylessItems(items, keys),
         state,
@@ -209,6 +219,7 @@ async def _look_through(
         part=run_request.part.keys if run_request.part is not None else None,
         hold=job.on_ambiguous == "hold",
         adopting=frozenset(stock.found.adopting) if stock.found is not None else frozenset(),
+        reusing=others if others.runs else None,
     )
     found = replace(found, skipped=items.skipped)
     stands = not found.skipped_rows and digest == await disk.run(_digest_of, job)
@@ -238,10 +249,13 @@ def _ports(
     files: Files,
     control: Control | None,
     has_batches: bool,
+    others: OtherRuns,
+    disk: Threads,
 ) -> Ports:
     from batchrunner.stores.batch_files import BatchFolder  # noqa: PLC0415 - as below
     from batchrunner.stores.images import PictureFiles, readers  # noqa: PLC0415 - for runs only
     from batchrunner.stores.media import MediaFiles  # noqa: PLC0415 - as above
+    from batchrunner.stores.reused_rows import ReusedRows  # noqa: PLC0415 - as above
 
     pictures = PictureFiles(artifacts, thumbnails=folder if job.output.report else None, files=files)
     if job.kind == "image":
@@ -255,6 +269,7 @@ def _ports(
     def remember(totals: Totals) -> None:
         remember_totals(folder, totals, segment=ledger.number, files=files)
 
+    each = AnswerFolder(artifacts, path_of=items.path_of) if job.output.each else None
     dialect = dialect_for(job.provider)
     batches = batches_for(job.provider, dialect) if has_batches else None
     return Ports(
@@ -268,7 +283,7 @@ def _ports(
         results=results,
         pictures=pictures,
         media=media,
-        each=AnswerFolder(artifacts, path_of=items.path_of) if job.output.each else None,
+        each=each,
         accounts=tuple(keys) or ("",),
         remember=remember,
         note_fault=ErrorLog(folder, mask=hide_keys, wall=clock.wall, files=files),
@@ -277,6 +292,7 @@ def _ports(
         confirm=confirm,
         batches=batches,
         batch_files=BatchFolder(folder, files=files) if batches is not None else None,
+        reusable=ReusedRows(others, artifacts, each=each, disk=disk) if others.runs else None,
         control=control,
     )
 
@@ -296,6 +312,9 @@ def rehearsal_of(job: Job, options: RehearsalOptions) -> Rehearsal:
         check_claim(folder, job_name=job.name, simulated=job.simulated, digest=digest_of_job(job))
         state, windows = replay(folder, day_offset_s=day_offset_s), windows_that_worked(folder)
         inspect_directory(folder, state)
+    for key in rows_of_others(upstream.reused).keys():  # noqa: SIM118 - it is no dict
+        if state.item_state(key) is ItemState.PENDING:
+            state.apply(Done(i="", k=key.hex(), n=0, a=0, crc="", length=0, reused=True), at=0.0)
     missing = read_keys(job.provider.key_env, os.environ)[1]
     return rehearse(
         job,

@@ -141,7 +141,8 @@ def test_the_jobs_of_a_page_pass_check(page: Path, tmp_path: Path) -> None:
         file = tmp_path / f"job{number}.yaml"
         file.write_text(block.code, encoding="utf-8")
         job = api.load_job(str(file))
-        is_later = isinstance(job.prompts, Source) and job.prompts.run  # its rows are made by another job
+        # what it reads is made by another job
+        is_later = job.reuse or (isinstance(job.prompts, Source) and job.prompts.run)
         mistakes = asyncio.run(check_items(job)) if is_later else asyncio.run(api.check(job)).mistakes
         assert mistakes == (), block.code
 

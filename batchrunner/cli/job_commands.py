@@ -255,6 +255,7 @@ _BASES: dict[str, str] = {
 """Text for each `AnswersPlan.basis`."""
 _COUNTED: tuple[tuple[str, str, str, str], ...] = (
     ("to_poll", "remote tasks", "task", "to poll"),
+    ("reused", "reused answers", "answer", "of other runs; nothing is sent for them"),
     ("identical", "identical items", "item", "that need no request of their own"),
     ("superseded", "superseded", "row", "that the job no longer asks for; superseded.jsonl keeps them"),
     ("skipped_rows", "bad rows", "row", "skipped"),

@@ -166,6 +166,8 @@ class Done(_Event, frozen=True, tag="done"):
     output_tokens: int | None = None
     images: int = 0
     recovered: bool = False
+    reused: bool = False
+    """Its answer was taken from another run: nothing was sent for it, and it has no usage."""
 
 
 _FILES_BYTES = 40 * 1024

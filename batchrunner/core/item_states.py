@@ -76,6 +76,8 @@ class Figures:
     epoch: int
     segments: int
     batches: list[RemoteBatch]
+    reused: int = 0
+    """Checkpoints of earlier programs have none."""
 
 
 class Memory:
@@ -123,6 +125,8 @@ class Memory:
         self.input_tokens: int | None = None
         self.output_tokens: int | None = None
         self.images, self.results_length, self._epoch = 0, 0, 1
+        self.reused = 0
+        """Answers that were taken from other runs."""
         """`_epoch`: rewritings of results.jsonl so far, from one: checksums of rows hold until the next one."""
         self.lost: set[bytes] = set()
         """Done items whose row or picture is gone: what a look at the directory found, not the ledger."""
@@ -304,6 +308,8 @@ class Memory:
     @staticmethod
     def _tally_in(tally: Tally, packed: int, event: ItemEvent) -> None:
         if isinstance(event, Done):
+            if event.reused:  # nothing was sent for it
+                return
             tally.done += 1
             tally.pictures += event.images
             tally.add_usage(event.input_tokens, event.output_tokens)
@@ -400,6 +406,7 @@ class Memory:
             epoch=self._epoch,
             segments=self.segments,
             batches=list(self.batches.known.values()),
+            reused=self.reused,
         )
 
     def agrees_with(self, other: "Memory") -> bool:
@@ -412,8 +419,9 @@ class Memory:
         """What was counted, for comparing."""
         sends = self.sends, self.refused, self.ambiguous, self.unknown, self.tallies
         rows = self.results_length, self._epoch, self.labels, self.input_tokens, self.output_tokens, self.images
+        taken = self.reused
         open_ones = set(self.tasks), set(self.kept_tasks), set(self.held), self.batches.sums()
-        return self._counts, sends, rows, open_ones
+        return self._counts, sends, rows, taken, open_ones
 
     def take_over(self, figures: Figures, table: ItemTable) -> bool:
         """Take these before any event; False, and nothing is changed, if they do not agree.
@@ -443,7 +451,7 @@ class Memory:
         self.doubtful_count, self.most_sending = figures.doubtful_count, figures.most_sending
         self.input_tokens, self.output_tokens = figures.input_tokens, figures.output_tokens
         self.images, self.results_length, self._epoch = figures.images, figures.results_length, figures.epoch
-        self.segments = figures.segments
+        self.segments, self.reused = figures.segments, figures.reused
         self.batches = RemoteBatches({batch.number: batch for batch in figures.batches})
         return True
 

@@ -347,6 +347,8 @@ class Job:
     """Keys that the command line set: `batchrunner set` does not change them in this run."""
     checks: tuple[Check, ...] = ()
     """In the job's order."""
+    reuse: tuple[tuple[str, str], ...] = ()
+    """(path, as the person wrote it) of the results folders of other runs whose answers it takes."""
     body: dict[str, Json] | None = None
     """What `provider.body_file` holds; its texts are templates."""
 
@@ -354,8 +356,8 @@ class Job:
 def seen_from_its_folder(job: Job, real: Callable[[str], str]) -> Job:
     """The same job with its paths relative to its own folder, so that it is equal from every working directory.
 
-    For digests: its own file's path is left out, and so are its checks and its batches, which change no request, and
-    where the results lie, of which the digest stands in them.
+    For digests: its own file's path is left out, and so are its checks, its batches and what it reuses, which change no
+    request, and where the results lie, of which the digest stands in them.
     `real` gives the real path of a name, as `os.path.realpath`; a name with which it cannot deal stays as it is.
     """
 
@@ -384,6 +386,7 @@ def seen_from_its_folder(job: Job, real: Callable[[str], str]) -> Job:
         output=replace(job.output, dir="", former_dirs=()),
         checks=(),
         batch=BatchPolicy(),
+        reuse=(),
         picture_folders=tuple(map(relative, job.picture_folders)),
         images_from=tuple(map(relative, job.images_from)),
         overridden=(),

@@ -1,7 +1,7 @@
 """What a run would do now: all items against the ledger, kept as counts and keys, never as items."""
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Container, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Final
@@ -102,6 +102,8 @@ class Plan:
     judges: tuple[JudgePlan, ...] = ()
     upstream: tuple[UpstreamStatus, ...] = ()
     """The run that the job reads, the one that this one read, and so on."""
+    reused: int = 0
+    """Answers that would be taken from other runs; nothing is sent for them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,7 +135,10 @@ class PlanningPass:
     ahead: dict[str, ToSend] = field(default_factory=dict)
     """What is still to be sent, by model."""
     unasked: dict[str, int] = field(default_factory=dict)
-    """Of `per_model`: items that this run needs no request for, being identical to another or beyond the limit."""
+    """Of `per_model`: items that this run needs no request for, being identical to another, beyond the limit, or
+    answered by another run."""
+    reused: int = 0
+    """Items whose answers are to be taken from other runs."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -149,6 +154,9 @@ class PlanningCounter:
     """`on_ambiguous: hold`: items whose last send got no clear answer are not to be sent."""
     adopting: frozenset[bytes] = frozenset()
     """Keys that will be done before anything is sent: their rows are there."""
+    reusing: Container[bytes] | None = None
+    """Keys whose answers other runs have."""
+    _reused: int = 0
     _shared: dict[bytes, int] = field(default_factory=dict)
     _labels: "blake2b" = field(default_factory=lambda: blake2b(digest_size=16))
     _per_model: dict[str, int] = field(default_factory=dict)
@@ -189,7 +197,7 @@ class PlanningCounter:
             (model,) = models
         else:
             return False
-        if not word and self.limit is None and self.part is None and not self.adopting:
+        if not word and self.limit is None and self.part is None and not self._takes_some:
             self._ahead.setdefault(model, ToSend()).take_all(items)
         elif word & IN_JOB or word & ITEM_STATE != ItemState.DONE or self.state.lost or self.state.kept_tasks:
             return False
@@ -199,7 +207,7 @@ class PlanningCounter:
         return True
 
     def _take_one_by_one(self, items: Sequence[Item], keys: list[bytes], words: list[int]) -> None:
-        some_are_not_to_be_sent = self.limit is not None or self.part is not None or bool(self.adopting)
+        some_are_not_to_be_sent = self.limit is not None or self.part is not None or self._takes_some
         model, ahead, of_model = "", ToSend(), 0
         for item, key, word in zip(items, keys, words, strict=True):
             if item.model != model:
@@ -219,6 +227,10 @@ class PlanningCounter:
                 ahead.take(item)
         self._count(model, of_model)
 
+    @property
+    def _takes_some(self) -> bool:
+        return bool(self.adopting) or self.reusing is not None
+
     def _count(self, model: str, items: int) -> None:
         if items:
             self._per_model[model] = self._per_model.get(model, 0) + items
@@ -235,6 +247,10 @@ class PlanningCounter:
             self._leave_out(item.model, 1)
             return
         if key in self.adopting:
+            return
+        if self.reusing is not None and item_state is ItemState.PENDING and key in self.reusing:
+            self._reused += 1
+            self._leave_out(item.model, 1)
             return
         if item_state is ItemState.PENDING and not self.state.waits_for_a_person(key, hold=self.hold):
             self._ahead.setdefault(item.model, ToSend()).take(item)
@@ -267,6 +283,7 @@ class PlanningCounter:
             skipped_rows=skipped_rows,
             ahead=self._ahead,
             unasked=self._unasked,
+            reused=self._reused,
         )
 
 

@@ -305,8 +305,8 @@ async def _nothing_to_confirm() -> None:
 class Results(Protocol):
     """`results.jsonl` and `failures.jsonl`."""
 
-    def put(self, row: ResultRow, then: Kept) -> None:
-        """Append a row, and call `then` when it is durable: with the rows of other items, in their order."""
+    def put(self, row: ResultRow | bytes, then: Kept) -> None:
+        """Append a row, or its line, and call `then` when it is durable: with those of other items, in their order."""
 
     async def add(self, row: ResultRow) -> Place:
         """Append a row; durable when this returns."""
@@ -370,6 +370,27 @@ class AnswerFiles(Protocol):
 
     async def save(self, item: Item, text: str) -> str:
         """The path below the run's directory."""
+
+
+class TakenRow(NamedTuple):
+    """A row of another run, with the present label of its item."""
+
+    line: bytes
+    files: tuple[tuple[str, int, str], ...] = ()
+    """(path, size in bytes, sha256) of each file that it names, which lie in this run's directory now."""
+
+
+class ReusableRows(Protocol):
+    """The rows of other runs that this one may take instead of sending."""
+
+    def __contains__(self, key: object) -> bool:
+        """Whether one of them answers the item with this key of 16 bytes."""
+
+    async def take(self, items: Sequence[Item], efforts: Sequence[tuple[int, int]]) -> list[TakenRow | str]:
+        """Their rows, or why a row cannot be taken; the files that they name are durable here when this returns.
+
+        `efforts`: (attempts, ambiguous) of each item in this run.
+        """
 
 
 class Control(Protocol):
@@ -441,5 +462,7 @@ class Ports:
     batches: BatchDialect | None = None
     """None where no batch can be ordered or asked for."""
     batch_files: BatchFiles | None = None
+    reusable: ReusableRows | None = None
+    """None where no other run is to be taken from."""
     control: Control | None = None
     """None where no other process can reach the run: in rehearsals."""

@@ -197,6 +197,8 @@ class ResultRow(_Part, kw_only=True):
     shared_with: str | None = None
     origin: dict[str, Json] | None = msgspec.field(name="from", default=None)
     """The run, and the item's id there, that the prompt was made of."""
+    reused: dict[str, str] | None = None
+    """The run, and the item's id there, that the answer was taken from; nothing was sent for it."""
 
 
 class FailureRow(_Part, kw_only=True):

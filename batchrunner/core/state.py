@@ -219,6 +219,9 @@ class LedgerState(Memory):
                     most = len(sending)
                 continue
             number = sending.get(key, 0)
+            if event.reused:
+                self._item_event(key, event, at)
+                continue
             if not number or not usual or event.a > BYTE:
                 crc = int(event.crc, 16) if event.crc else None
                 self.ended_well(
@@ -417,8 +420,9 @@ class LedgerState(Memory):
         return S.ACCEPTED, packed - counted * (1 << AMBIGUOUS)
 
     def _finish(self, packed: int, event: Done) -> int:
-        if packed & CUT:  # its answer had reached the disk after all
+        if packed & CUT and not event.reused:  # its answer had reached the disk after all
             self.unknown -= 1
+        self.reused += event.reused
         self._count_row(event.length, event.images, event.input_tokens, event.output_tokens)
         packed = packed & BELOW_SEEN | self._epoch * bool(event.crc) << EPOCH
         return with_attempts(self._doubt(packed, doubtful=False) & ~CUT, event.a)

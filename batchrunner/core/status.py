@@ -191,6 +191,8 @@ class Status:
     """Whether the run is paused, and which keys of the job file were set, by commands that are in force."""
     timezone: str | None = None
     """The job's `timezone`; None is the machine's."""
+    reused: int = 0
+    """Answers that were taken from other runs, over all runs of the job: nothing was sent for them."""
     part: ItemCounts | None = None
     """At the end of a run on a part of the job: its items; identical ones count once. None for the whole job."""
 

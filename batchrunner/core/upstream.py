@@ -1,8 +1,8 @@
-"""The run that another job reads its prompts from: its rows, and where it stands."""
+"""Other runs that a job reads: the one that its prompts are from, and those that it takes answers from."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias
 
 from batchrunner.core.job import Json
 
@@ -43,15 +43,25 @@ class UpstreamStatus:
     """What continues it, where items are left."""
 
 
+class ReusedRun(NamedTuple):
+    """A run whose answers another job may take."""
+
+    path: str
+    shown: str
+    """As the job file has it; of a simulated job, the simulated twin."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Upstream:
-    """What a job's commands know of the run that it reads; nothing where it reads none."""
+    """What a job's commands know of the runs that it reads; nothing where it reads none."""
 
     rows: RunRows | None = None
     chain: tuple[UpstreamStatus, ...] = ()
     """That run, the one that it was made of, and so on."""
+    reused: tuple[ReusedRun, ...] = ()
+    """The runs whose answers it takes."""
     notes: tuple[str, ...] = ()
-    """What a person should know of it."""
+    """What a person should know of all these."""
     waits_for: str | None = None
     """The run, as the job file has it, where another job is about to make it."""
 

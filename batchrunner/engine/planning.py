@@ -1,7 +1,7 @@
 """The planning pass: every item once, streamed and hashed, before the first send."""
 
 from collections import Counter
-from collections.abc import AsyncGenerator, Collection, Iterable, Sequence
+from collections.abc import AsyncGenerator, Collection, Container, Iterable, Sequence
 from contextlib import aclosing
 from urllib.parse import SplitResult, urlsplit
 
@@ -25,15 +25,17 @@ async def run_planning_pass(
     part: Collection[bytes] | None = None,
     hold: bool = False,
     adopting: frozenset[bytes] = frozenset(),
+    reusing: Container[bytes] | None = None,
 ) -> PlanningPass:
     """Compare the job's items with the ledger. `hold`: doubtful ones wait for a person.
 
-    Those in `adopting` will be done before anything is sent: their rows are there.
+    Those in `adopting` will be done before anything is sent: their rows are there. Those in `reusing` have an answer in
+    another run, which is taken.
 
     Raises:
         JobMistakesError: a source cannot be read, or has a bad row and `on_bad_row` is `fail`.
     """
-    counter = PlanningCounter(state=state, limit=limit, part=part, hold=hold, adopting=adopting)
+    counter = PlanningCounter(state=state, limit=limit, part=part, hold=hold, adopting=adopting, reusing=reusing)
     async with aclosing(items.batches()) as batches:
         async for batch in batches:
             counter.take(batch)

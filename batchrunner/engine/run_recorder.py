@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
@@ -57,6 +57,13 @@ class RunRecorder(Recorder):
         if last is not None:
             await self._commit(last)
         return count
+
+    async def reused(self, events: Sequence[Done]) -> None:
+        """Answers were taken from other runs; their rows are durable. So are these when this returns."""
+        for event in events[:-1]:
+            await self._write(event)
+        if events:
+            await self._commit(events[-1])
 
 
 async def requeue(

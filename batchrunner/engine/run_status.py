@@ -275,6 +275,7 @@ def status_of(
         items=count_items(state, totals, now=now),
         sends=send_counts(state),
         usage=usage_counts(state),
+        reused=state.reused,
         lanes=tuple(lanes),
         dir=job.output.dir,
         simulated=job.simulated,

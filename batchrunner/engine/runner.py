@@ -31,6 +31,7 @@ from batchrunner.engine.planning import (
     vanished_item,
     why_left,
 )
+from batchrunner.engine.reuse import take_answers_of_others
 from batchrunner.engine.run_control import RunControl
 from batchrunner.engine.run_parts import attempts_of, follower_of
 from batchrunner.engine.run_recorder import RunRecorder
@@ -124,6 +125,7 @@ class Runner:
         """
         await self.record_recovered()
         await requeue_what_was_asked_for(self)
+        await take_answers_of_others(self)
         await restore_parks(self.job, self.state, self.lanes, self.recorder, now=self.ports.clock.wall())
         await self.control.take_up()
         await self._remember(self.totals, sends_follow=True)
@@ -290,7 +292,7 @@ class Runner:
         self, attempts: Attempts, work: Work, lane: Lane, queue: WorkQueue, *, may_ask: bool, vanished: bool
     ) -> None:
         task = self.state.tasks[work.key]
-        wanted = not vanished and self._in_part(work.item) and task.account in self.ports.accounts
+        wanted = not vanished and self.is_in_part(work.item) and task.account in self.ports.accounts
         await attempts.resume(work, lane, queue, task, wanted=wanted, may_ask=may_ask)
         self.close_when_drained(queue)
         if vanished:
@@ -359,7 +361,7 @@ class Runner:
             return 0
         return number
 
-    def _in_part(self, item: Item) -> bool:
+    def is_in_part(self, item: Item) -> bool:
         """Whether the run was asked for this item."""
         limit, part = self.run_request.limit, self.part_keys
         return (limit is None or item.index <= limit) and (part is None or bytes.fromhex(item.key) in part)

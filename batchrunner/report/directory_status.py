@@ -90,6 +90,7 @@ def status_of_directory(folder: Path) -> Status:
         items=items,
         sends=send_counts(state),
         usage=usage_counts(state),
+        reused=state.reused,
         lanes=tuple(parks),
         unaccounted_max=max(totals.concurrency, state.most_sending) if cut_off else None,
         dir=str(folder),

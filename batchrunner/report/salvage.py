@@ -358,18 +358,19 @@ def _is_below(path: str) -> bool:
 
 
 def _done(facts: RowFacts, place: Place) -> Done:
-    usage = facts.usage
+    usage, reused = facts.usage if facts.reused is None else None, facts.reused is not None
     files = facts.files
     return Done(
         i=facts.id,
         k=facts.key,
-        n=1,
+        n=0 if reused else 1,
         a=facts.attempts,
         crc=place.crc,
         length=place.length,
         files=recorded_files(files),
         input_tokens=None if usage is None else usage.input_tokens,
         output_tokens=None if usage is None else usage.output_tokens,
-        images=len(files),
+        images=0 if reused else len(files),
         recovered=True,
+        reused=reused,
     )

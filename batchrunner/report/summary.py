@@ -190,6 +190,8 @@ def _body(status: Status, now: datetime) -> Iterator[tuple[str, str]]:
         yield "part", items_line(status.part)
     yield "items", items_line(status.items)
     yield from _sends(status.sends, status.unaccounted_max)
+    if status.reused:
+        yield "reused", f"{count(status.reused, 'answer')} of other runs, neither sent nor billed here"
     if used := usage_line(status.usage):
         yield "usage", used
     for line in status.budget:

@@ -1,11 +1,11 @@
-"""The run that a job reads its prompts from: whether it may be read now, and where it stands.
+"""The runs that a job reads, the one of its prompts and those that it takes answers from: may it, and where they stand.
 
 A simulated run never feeds a real job, a job does not read itself, and a run with items left is read only where the job
 says so. Runs that read runs are followed to the first one, for `plan`.
 """
 
 import os
-from collections.abc import Awaitable, Iterable, Iterator
+from collections.abc import Awaitable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final, TypeVar
@@ -14,26 +14,29 @@ from batchrunner.core.errors import (
     JobMistakesError,
     Mistake,
     NoRunError,
+    UnreadableRunFileError,
     UpstreamUnfinishedError,
     WrongDirectoryError,
 )
 from batchrunner.core.job import Job, Json, Source
 from batchrunner.core.status import ItemCounts, Status
-from batchrunner.core.upstream import NO_UPSTREAM, RunRows, Upstream, UpstreamStatus
+from batchrunner.core.upstream import ReusedRun, RunRows, Upstream, UpstreamStatus
 from batchrunner.engine.run_status import lost_words
 from batchrunner.prompts import EMPTY_JOB
 from batchrunner.report.directory_status import status_of_directory
 from batchrunner.report.wording import count
-from batchrunner.stores.run_file import read_run_file
+from batchrunner.stores.lock import holder_of
+from batchrunner.stores.run_file import RunFile, read_run_file, run_file_of_ledger
 from batchrunner.stores.upstream_rows import PairRows, UpstreamRun
 
 _KEY: Final = "prompts.run"
+_REUSE: Final = "reuse"
 _LONGEST_CHAIN: Final = 20
 _Made = TypeVar("_Made")
 
 
 def look_upstream(job: Job, *, before: Iterable[Job] = ()) -> Upstream:
-    """The run that the job reads; nothing of its rows is read yet. Blocks.
+    """The runs that the job reads; nothing of their rows is read yet. Blocks.
 
     One that is not there is waited for if one of the jobs `before` will make it.
 
@@ -43,8 +46,9 @@ def look_upstream(job: Job, *, before: Iterable[Job] = ()) -> Upstream:
         LedgerDamagedError, StoreBrokenError: its files cannot be read.
     """
     source = job.prompts
+    reused = _look_reused(job, tuple(before)) if job.reuse else Upstream()
     if not isinstance(source, Source) or not source.run:
-        return NO_UPSTREAM
+        return reused
     folder = Path(source.path)
     if os.path.realpath(folder) == os.path.realpath(job.output.dir):
         raise _mistake(job, source, f"{source.shown} is the results folder of this job itself", None)
@@ -52,7 +56,7 @@ def look_upstream(job: Job, *, before: Iterable[Job] = ()) -> Upstream:
         status = status_of_directory(folder)
     except NoRunError:
         if any(os.path.realpath(other.output.dir) == os.path.realpath(folder) for other in before):
-            return Upstream(waits_for=source.shown)
+            return replace(reused, waits_for=source.shown)
         raise _missing(job, source) from None
     if status.simulated and not job.simulated:
         raise WrongDirectoryError(
@@ -61,7 +65,52 @@ def look_upstream(job: Job, *, before: Iterable[Job] = ()) -> Upstream:
         )
     here = _status_of(source.shown, status)
     chain = (here, *_further(folder, {os.path.realpath(folder)}))
-    return Upstream(rows=rows_of(source), chain=chain, notes=tuple(_notes(here, takes=source.takes_unfinished)))
+    notes = (*_notes(here, takes=source.takes_unfinished), *reused.notes)
+    return replace(reused, rows=rows_of(source), chain=chain, notes=notes)
+
+
+def _look_reused(job: Job, before: Sequence[Job]) -> Upstream:
+    """The runs that the job takes answers from: one at work, with items left or without its ledger gives what it has.
+
+    One that is not there is passed over if one of the jobs `before` will make it. Raises as `look_upstream`.
+    """
+    runs, notes, mistakes = list[ReusedRun](), list[str](), list[Mistake]()
+    own = os.path.realpath(job.output.dir)
+    for run in (ReusedRun(*pair) for pair in job.reuse):
+        folder = Path(run.path)
+        if os.path.realpath(folder) == own:
+            problem = f"{run.shown} is the results folder of this job itself"
+            mistakes.append(Mistake(problem=problem, file=job.file, key=_REUSE))
+            continue
+        there = _run_there(folder)
+        if there is None:
+            if not any(os.path.realpath(other.output.dir) == os.path.realpath(folder) for other in before):
+                problem = f"there is no run in {run.path}, so nothing can be taken from it"
+                hint = "correct the path, or take it out of `reuse`: what no other run has is sent and paid"
+                mistakes.append(Mistake(problem=problem, file=job.file, key=_REUSE, hint=hint))
+            continue
+        if there.simulated and not job.simulated:
+            raise WrongDirectoryError(
+                f"{job.file}: {_REUSE}: {run.shown} is a simulated run, whose answers a real job does not take; "
+                "take it out of `reuse`, or run this job with --simulate"
+            )
+        if holder_of(folder) is not None:
+            notes.append(f"reuse: a run is at work in {run.shown}; the rows that it has now are taken")
+        runs.append(run)
+    if mistakes:
+        raise JobMistakesError(tuple(mistakes))
+    return Upstream(reused=tuple(runs), notes=tuple(notes))
+
+
+def _run_there(folder: Path) -> RunFile | None:
+    """Of run.json or, where that is gone or damaged, of the ledger; None where there is no run."""
+    try:
+        there = read_run_file(folder)
+    except UnreadableRunFileError:
+        there = run_file_of_ledger(folder)
+        if there is None:
+            raise
+    return there or run_file_of_ledger(folder)
 
 
 async def if_any_rows(made: Awaitable[_Made]) -> _Made | None:

@@ -77,7 +77,7 @@ class NullResults:
     def __init__(self, length: int = 0) -> None:
         self._length = length
 
-    def put(self, row: ResultRow, then: Kept) -> None:
+    def put(self, row: ResultRow | bytes, then: Kept) -> None:
         """One more row."""
         del row
         self._length += 1

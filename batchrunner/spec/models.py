@@ -228,6 +228,10 @@ class JobSpec(Part):
         description="`system`: ask the server to keep the tools and the system prompt that every request begins with; "
         "read again, they cost less. For Anthropic's dialect; servers of the others keep equal beginnings unasked.",
     )
+    reuse: list[Text] = Field(
+        default_factory=list,
+        description="Results folders of other runs: answers to the same requests are taken from there, not paid again.",
+    )
     notify: (
         Annotated[
             Annotated[Text, Tag("<text>")]

@@ -79,6 +79,7 @@ def resolved(partial: PartialSpec, *, out: str | None) -> Job:
         deadline=deadline_of(partial),
         budget=budget_of(partial),
         batch=batch_of(partial),
+        reuse=tuple(_run_named(partial, name) for name in dict.fromkeys(spec.reuse)),
         notify=notify_of(partial),
         notify_apprise_env=notify_env_of(partial),
         notify_on=notify_on_of(partial),
@@ -128,15 +129,20 @@ _SAME_ID = "{{ id }}"
 
 def _shown(partial: PartialSpec, source: SourceSpec) -> str:
     """The source as the person wrote it; a simulated run reads simulated runs."""
-    if source.run is None:
-        return source.file or "draw"
-    name = source.run.rstrip("/") or source.run
-    return name if not is_simulated(partial) or name.endswith(SIMULATED_ENDING) else name + SIMULATED_ENDING
+    return source.file or "draw" if source.run is None else _run_named(partial, source.run)[1]
+
+
+def _run_named(partial: PartialSpec, given: str) -> tuple[str, str]:
+    """(path, name) of the results folder of another run: of a simulated job, of the simulated twin."""
+    name = given.rstrip("/") or given
+    if is_simulated(partial) and not name.endswith(SIMULATED_ENDING):
+        name += SIMULATED_ENDING
+    return results_folder(partial.folder, name), name
 
 
 def _place(partial: PartialSpec, source: SourceSpec) -> str:
     if source.run is not None:
-        return results_folder(partial.folder, _shown(partial, source))
+        return _run_named(partial, source.run)[0]
     return located(partial.folder, source.file or ".")
 
 

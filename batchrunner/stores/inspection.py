@@ -244,19 +244,20 @@ def _adoption(state: LedgerState, facts: RowFacts, place: Place) -> Iterator[Ite
         return
     if record.item_state is ItemState.FAILED:
         yield Requeued(i=facts.id, k=facts.key)
-    usage = facts.usage
+    usage, reused = facts.usage if facts.reused is None else None, facts.reused is not None
     yield Done(
         i=facts.id,
         k=facts.key,
-        n=max(1, record.sends),
+        n=record.sends if reused else max(1, record.sends),
         a=max(facts.attempts, 0 if record.item_state is ItemState.FAILED else record.attempts),
         crc=place.crc,
         length=place.length,
         files=recorded_files(facts.files),
         input_tokens=None if usage is None else usage.input_tokens,
         output_tokens=None if usage is None else usage.output_tokens,
-        images=len(facts.output.images),
+        images=0 if reused else len(facts.output.images),
         recovered=True,
+        reused=reused,
     )
 
 

@@ -129,9 +129,9 @@ class ResultsFile:
             raise broken(path, error, sending=False) from error
         return Recovered(torn_bytes=torn_bytes, length=length, realigned=realigned, reshaped=reshaped is not None)
 
-    def put(self, row: ResultRow, then: Kept) -> None:
+    def put(self, row: ResultRow | bytes, then: Kept) -> None:
         """See `core.ports.Results`. Rows are written and reported in the order of these calls."""
-        line = encode_row(row)
+        line = row if isinstance(row, bytes) else encode_row(row)
         if self._results is not None and not self._unopened:
             self._append(self._results, line, then)
             return

@@ -35,16 +35,18 @@ _decode_row = msgspec.json.Decoder(dict[str, object]).decode
 _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
-class _RowFile(msgspec.Struct):
+class NamedFile(msgspec.Struct):
+    """A file that a row names; `path` is relative to the run's directory."""
+
     path: str
     sha256: str
     bytes: int
 
 
 class _RowOutput(msgspec.Struct):
-    images: tuple[_RowFile, ...] = ()
-    audio: tuple[_RowFile, ...] = ()
-    media: tuple[_RowFile, ...] = ()
+    images: tuple[NamedFile, ...] = ()
+    audio: tuple[NamedFile, ...] = ()
+    media: tuple[NamedFile, ...] = ()
     text: str = ""
     path: str | None = None
 
@@ -64,6 +66,7 @@ class RowFacts(msgspec.Struct):
     usage: _Tokens | None = None
     task_id: str | None = None
     shared_with: str | None = None
+    reused: dict[str, object] | None = None
 
     @property
     def has_more(self) -> bool:
@@ -105,7 +108,7 @@ class _Id(msgspec.Struct):
 _decode_id = msgspec.json.Decoder(_Id).decode
 _decode_place = msgspec.json.Decoder(_KeyAndIndex).decode
 _decode_name = msgspec.json.Decoder(_Name).decode
-_decode_path = msgspec.json.Decoder(_RowFile).decode
+_decode_path = msgspec.json.Decoder(NamedFile).decode
 _decode_facts = msgspec.json.Decoder(RowFacts).decode
 _decode_facts_lines = msgspec.json.Decoder(RowFacts).decode_lines
 _decode_failure = msgspec.json.Decoder(FailureFacts).decode
@@ -271,6 +274,35 @@ def shared_copy(text: bytes, label: Label, *, owner: str) -> bytes:
     nothing = msgspec.Raw(b"0")
     extra = {"attempts": nothing, "ambiguous": nothing, "shared_with": msgspec.Raw(_encode(owner))}
     return _changed(text, _label_fields(label) | extra, without=())
+
+
+def taken_copy(
+    text: bytes, label: Label, *, run: str, attempts: int, ambiguous: int, paths: dict[str, str], path: str | None
+) -> bytes:
+    """The line of a row of another run, as a row of this one: it names that run and its id there.
+
+    Nothing was sent for it: `attempts` and `ambiguous` are what the item took here before. `paths`: where the files lie
+    now that it names; `path`: where the answer lies as a file of its own, if it does.
+    """
+    output = _decode_fields(_decode_fields(text)["output"])
+    for name in ("images", "audio", "media") if paths else ():
+        if name in output:
+            entries = msgspec.json.decode(output[name], type=list[dict[str, msgspec.Raw]])
+            for entry in entries:
+                entry["path"] = msgspec.Raw(_encode(paths[msgspec.json.decode(entry["path"], type=str)]))
+            output[name] = msgspec.Raw(_encode(entries))
+    output.pop("path", None)
+    if path is not None:
+        output["path"] = msgspec.Raw(_encode(path))
+    changes = {
+        "output": msgspec.Raw(_encode(output)),
+        "attempts": msgspec.Raw(_encode(attempts)),
+        "ambiguous": msgspec.Raw(_encode(ambiguous)),
+        "recovered": msgspec.Raw(b"false"),
+        "reused": msgspec.Raw(_encode({"run": run, "id": id_of(text)})),
+    }
+    gone = ("shared_with", *(("from",) if label.origin is None else ()))
+    return _changed(text, _label_fields(label) | changes, without=gone)
 
 
 def unlabelled(text: bytes) -> bytes:

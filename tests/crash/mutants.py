@@ -188,7 +188,7 @@ def sends_twice(harness: CrashHarness, runner: Runner, ports: RecordingPorts) ->
 
 @dataclass
 class WritesTwice(WatchedResults):
-    def put(self, row: ResultRow, then: Kept) -> None:
+    def put(self, row: ResultRow | bytes, then: Kept) -> None:
         def again(_: Place | StoreBrokenError) -> None:
             try:
                 super(WritesTwice, self).put(row, then)
@@ -210,7 +210,7 @@ def writes_rows_twice(harness: CrashHarness, runner: Runner, ports: RecordingPor
 
 @dataclass
 class IgnoresRefusals(WatchedResults):
-    def put(self, row: ResultRow, then: Kept) -> None:
+    def put(self, row: ResultRow | bytes, then: Kept) -> None:
         nowhere = Place(crc="00000000", length=0)
         super().put(row, lambda place: then(nowhere if isinstance(place, StoreBrokenError) else place))
 

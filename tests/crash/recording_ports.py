@@ -80,7 +80,8 @@ class WatchedResults:
     inner: Results
     watch: Watch
 
-    def put(self, row: ResultRow, then: Kept) -> None:
+    def put(self, row: ResultRow | bytes, then: Kept) -> None:
+        assert not isinstance(row, bytes), "no run here takes rows of another one"
         self.watch.row(bytes.fromhex(row.key))
         self.inner.put(row, then)
 

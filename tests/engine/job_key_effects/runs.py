@@ -40,6 +40,13 @@ def attempt(bench: Bench) -> object:
         return int(error.exit_status)
 
 
+def taken(bench: Bench) -> tuple[int, int]:
+    """Answers that were taken from another run with two of the three, and requests."""
+    finished(bench, yaml=chat_yaml("one", "two", model="m/One"))
+    assert bench.report is not None
+    return bench.report.status.reused, bench.report.status.sends.total
+
+
 def kept(bench: Bench) -> list[str]:
     """The names of the pictures that go along."""
     finished(bench, yaml=image_yaml("a cat"))
@@ -172,6 +179,13 @@ RUNS: dict[str, Effect] = {
         was=["by"],
         now=ALL,
         files={"rows.txt": b"by-hand\n"},
+    ),
+    "reuse": Effect(
+        base=chat("one", "two", "four"),
+        change={"reuse": ["up"]},
+        look=taken,
+        was=(0, 3),
+        now=(2, 1),
     ),
     "prompts.where": Effect(
         base=OVER_RUN, change={"prompts.where": "{{ prompt != 'two' }}"}, look=asked, was=ALL, now=[ALL[0], ALL[2]]
