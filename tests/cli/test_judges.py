@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.judging import ledger_records
+from tests.e2e.judging import in_flight, ledger_records
 from tests.support.command_line import CommandLine
 
 OUT = "outputs/a.simulated"
@@ -411,13 +411,6 @@ def test_a_judges_folder_that_is_damaged_is_damage_and_one_that_never_worked_is_
     assert told.status == (0 if how == "without run.json" else 4), "run.json is made anew from the ledger"
     assert how == "without run.json" or "is no run" in told.err
     assert judged("status", OUT).status == 0
-
-
-def in_flight(judge: Path) -> Counter[str]:
-    """Keys of judgements that were sent and have no answer on the disk: what was under way when the process died."""
-    last = {record["k"]: record["e"] for record in ledger_records(judge) if "k" in record}
-    rows = {json.loads(line)["key"] for line in (judge / "results.jsonl").read_bytes().split(b"\n")[:-1]}
-    return Counter(key for key, event in last.items() if event == "intent" and key not in rows)
 
 
 def test_a_judge_of_1000_answers_that_is_killed_asks_twice_only_what_was_in_flight_and_reports_it(

@@ -140,6 +140,13 @@ def ledger_records(out: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines]
 
 
+def in_flight(out: Path) -> Counter[str]:
+    """Keys of items that were sent and have no answer on the disk: what was under way when the process died."""
+    last = {record["k"]: record["e"] for record in ledger_records(out) if "k" in record}
+    rows = {json.loads(line)["key"] for line in (out / "results.jsonl").read_bytes().split(b"\n")[:-1]}
+    return Counter(key for key, event in last.items() if event == "intent" and key not in rows)
+
+
 def open_tasks(records: Iterable[dict[str, Any]]) -> int:
     """Remote tasks that were accepted and have no end."""
     under_way: set[str] = set()

@@ -1,5 +1,7 @@
 """GSM8K on three simulated models with two system prompts: its rates are those of a script that knows nothing of ours.
 
+And a judge of its answers that is killed: what a provider was paid for is what the run reports.
+
 Skipped where the questions are not in `shared/data/` beside the checkout.
 """
 
@@ -19,6 +21,10 @@ from batchrunner.engine.run_schedule import LoopClock
 from batchrunner.report.comparing import CompareOptions
 from batchrunner.simulator.in_process import SimulatedDownloads, SimulatedTransport
 from batchrunner.simulator.world import World
+from tests.e2e.judging import in_flight
+from tests.e2e.lives import run as started
+from tests.e2e.runs import KEY_NAME, Simulator, run_job, simulator
+from tests.support.torture import Tried, at_size
 from tests.support.virtual_time import run_virtual
 
 DATA = Path(__file__).parents[3] / "shared/data/gsm8k_test.jsonl"
@@ -26,6 +32,10 @@ QUESTIONS = 300
 """The first ones of 1,319: enough for right and wrong answers of every model in every style."""
 MODELS = ("sim/a", "sim/b", "sim/c")
 STYLES = ("Think step by step.", "Answer at once.")
+JUDGED = at_size(40, 1_319)
+"""Questions whose answers a judge is asked about: four answers each."""
+AT_ONCE = 8
+KILLS = at_size(1, 5)
 
 pytestmark = pytest.mark.skipif(not DATA.exists(), reason=f"GSM8K's questions are not at {DATA}")
 
@@ -132,3 +142,58 @@ def test_forty_wrong_answers_are_asked_again_with_another_prompt_and_compared_wi
     assert (len(pair.lost), pair.both_right, pair.both_wrong) == (0, 0, 40 - sum(now.values()))
     assert (pair.pairs, pair.new, pair.changed, pair.gone) == (40, 0, 40, len(then) - 40)
     assert {path.name: path.read_bytes() for path in first.iterdir() if path.is_file()} == before
+
+
+def judged_job(folder: Path, server: Simulator) -> Path:
+    """A job of two models with two system prompts, and its judge, both at the same server."""
+    provider = f'{{preset: openai, base_url: "{server.base_url}", api_key_env: {KEY_NAME}}}'
+    (folder / "right.yaml").write_text(
+        f"name: right\nprovider: {provider}\nmodel: sim/judge\n"
+        "prompts: {run: outputs/gsm8k, template: '{{ prompt }} Answer: {{ text }} Is it right, from 0 to 1?'}\n"
+        "schema:\n  type: object\n  required: [score]\n  properties: {score: {type: number, minimum: 0, maximum: 1}}\n"
+        f"limits: {{concurrency: {AT_ONCE}}}\n"
+    )
+    path = folder / "gsm8k.yaml"
+    path.write_text(
+        f"name: gsm8k\nprovider: {provider}\nmodels: {json.dumps(MODELS[:2])}\nsystem: '{{{{ style }}}}'\n"
+        f"matrix: {{style: {json.dumps(STYLES)}}}\n"
+        f"prompts: {{file: {QUESTIONS}, template: '{{{{ question }}}} End with the number.', limit: {JUDGED}}}\n"
+        "limits: {concurrency: 64}\noutput: {report: false}\n"
+        "checks:\n  - number: \"{{ answer.split('####')[1] }}\"\n  - judge: {use: right.yaml, at_least: 0.5}\n"
+    )
+    return path
+
+
+def test_a_judge_that_is_killed_is_paid_for_no_verdict_twice_beyond_what_it_reports(
+    tmp_path: Path, tried: Tried
+) -> None:
+    answers, cut_off = 4 * JUDGED, Counter[str]()
+    with simulator(tmp_path, "--latency", "first=0.02,spread=0.9") as server:
+        path = judged_job(tmp_path, server)
+        folder = tmp_path / "outputs" / "gsm8k"
+        judge = folder / "judge" / "right"
+        for number in range(1, KILLS + 1):
+            with started(path) as life:
+                least = answers * number // (KILLS + 1)
+                assert life.watch(until=lambda: count_of_lines(judge / "results.jsonl") >= least)  # noqa: B023 - called within this round
+                assert life.kill()
+            cut_off += in_flight(judge)
+        rows = (folder / "results.jsonl").read_bytes()
+        ended, stats = run_job(path), server.stats()
+    stands = batchrunner.status(str(judge))
+    asked = len({row["key"] for row in lines(judge / "results.jsonl")})  # equal answers are asked about once
+    assert (ended.status, stands.items.done, stats["paid"] - stats["paid_twice"]) == (0, answers, answers + asked)
+    assert stats["paid_twice"] <= stands.sends.possible_duplicates <= cut_off.total() <= 2 * AT_ONCE * KILLS
+    tried("judge killed: verdicts", asked)
+    tried("judge killed: paid twice (lost: not told)", stats["paid_twice"])
+    assert (folder / "results.jsonl").read_bytes() == rows
+
+    scores = lines(folder / "scores.jsonl")
+    assert len(scores) == answers
+    assert {score["scores"]["right"]["verdict"] for score in scores} == {"pass", "fail"}
+    numbers = Counter((score["index"], score["scores"]["number"]["verdict"] == "pass") for score in scores)
+    assert numbers == Counter((row["index"], is_right(row)) for row in lines(folder / "results.jsonl"))
+
+
+def count_of_lines(path: Path) -> int:
+    return path.read_bytes().count(b"\n") if path.exists() else 0
