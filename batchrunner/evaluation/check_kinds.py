@@ -38,7 +38,7 @@ class Outside(Protocol):
         ...
 
     def picture(self, name: str, row: Mapping[str, Json]) -> Score:
-        """Whether the row's pictures are `blank`, have the `aspect` that was asked for, or are a `duplicate`."""
+        """Whether the row's pictures are `blank`, of the `aspect` asked for, a `duplicate` or `duplicate_in_run`."""
         ...
 
 

@@ -5,12 +5,9 @@ be checked gets the verdict `error`, which counts for nothing, and never ends th
 """
 
 import asyncio
-import hashlib
 import json
-import re
 import threading
 import time
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -22,31 +19,27 @@ from batchrunner.core.checks import CheckCounts, Score, Scored, checks_digest, p
 from batchrunner.core.errors import JobMistakesError, Mistake, StoreBrokenError
 from batchrunner.core.job import Check, Job, Json
 from batchrunner.core.status import Status
-from batchrunner.evaluation.check_kinds import CheckBrokenError, score_of
+from batchrunner.evaluation.check_kinds import score_of
 from batchrunner.prompts.job_items import JobItems
 from batchrunner.prompts.render import Expression, TemplateFault, Templates
 from batchrunner.prompts.row_condition import OF_SCORES, ROW_NAMES, is_true, row_values
 from batchrunner.providers.structured import Fits, SchemaCheck
-from batchrunner.report.audit_files import read_plain
 from batchrunner.report.check_process import CheckProcess, function_mistakes
 from batchrunner.report.judging import NOT_ANSWERED_YET, Verdicts, verdicts_of
+from batchrunner.report.picture_scores import PictureScores
 from batchrunner.report.wording import count
 from batchrunner.spec.job_errors import parsed_path
 from batchrunner.spec.load import line_of
 from batchrunner.stores.export_files import RowOrder
 from batchrunner.stores.files import DISK, RESULTS, SHARED_FILE, write_all, write_pieces
-from batchrunner.stores.picture_checks import PictureLook, look_of
 from batchrunner.stores.row_codec import rows_behind
 from batchrunner.stores.row_forms import lines_of
 from batchrunner.stores.score_file import SCORES, open_for_more
 
 _encode = json.JSONEncoder(ensure_ascii=False).encode
-_MOST_PICTURE_BYTES: Final = 1 << 28
 _LINES_A_WRITE: Final = 200
 _SAMPLE: Final = 20
 """Items that show which columns there are."""
-_SAME_BITS: Final = 2
-_SIZE: Final = re.compile(r"(\d+)\s*[x*×]\s*(\d+)")
 _LOOK_EVERY_S: Final = 0.5
 _REST: Final = 4.0
 _SLICE_S: Final = 0.002
@@ -395,12 +388,9 @@ class _Outside:
     def __init__(self, folder: Path, base: PurePath, process: CheckProcess, verdicts: Mapping[str, Verdicts]) -> None:
         self.verdicts = verdicts
         """Of the judges, by the name of the check; none while the items of the run are under way."""
-        self._folder = folder
         self._base = base
         self._process = process
-        self._looks: defaultdict[str, list[int]] = defaultdict(list)
-        """Hashes of the pictures of each prompt so far."""
-        self._digests: set[str] = set()
+        self._pictures = PictureScores(folder)
 
     def python(self, place: str, row: Mapping[str, Json]) -> Json:
         """See `Outside`."""
@@ -418,64 +408,4 @@ class _Outside:
 
     def picture(self, name: str, row: Mapping[str, Json]) -> Score:
         """See `Outside`."""
-        output = row.get("output")
-        listed = output.get("images") if isinstance(output, dict) else None
-        pictures = [entry for entry in listed if isinstance(entry, dict)] if isinstance(listed, list) else []
-        if not pictures:
-            return Score(verdict="none", reason="the row has no pictures")
-        if name == "aspect":
-            return _aspect(pictures, row.get("params"))
-        looks = [self._look(picture) for picture in pictures]
-        if name == "blank":
-            return _property(any(look.blank for look in looks), "blank", "not blank")
-        return self._duplicate(str(row.get("prompt_id")), pictures, looks)
-
-    def _look(self, picture: Mapping[str, Json]) -> PictureLook:
-        path = picture.get("path")
-        try:
-            data = read_plain(DISK, self._folder, str(path), most_bytes=_MOST_PICTURE_BYTES)
-        except (OSError, ValueError):
-            data = None
-        if not data:
-            raise CheckBrokenError(f"the picture {path} is not there")
-        look = look_of(data)
-        if look is None:
-            raise CheckBrokenError(f"the picture {path} cannot be decoded")
-        return look
-
-    def _duplicate(self, prompt: str, pictures: list[dict[str, Json]], looks: list[PictureLook]) -> Score:
-        """The same bytes anywhere, or nearly the same picture for the same prompt; blank ones are not compared."""
-        found = False
-        for picture, look in zip(pictures, looks, strict=True):
-            digest = hashlib.sha256(str(picture.get("sha256")).encode()).hexdigest()
-            if not look.blank:
-                alike = any((look.hash64 ^ other).bit_count() <= _SAME_BITS for other in self._looks[prompt])
-                found = found or alike or digest in self._digests
-                self._looks[prompt].append(look.hash64)
-                self._digests.add(digest)
-        return _property(found, "like another one", "like no other one")
-
-
-def _property(holds: bool, yes: str, no: str) -> Score:  # noqa: FBT001 - the one thing it is about
-    return Score(
-        verdict="pass" if holds else "fail", value=float(holds), reason=f"the picture is {yes if holds else no}"
-    )
-
-
-def _aspect(pictures: list[dict[str, Json]], params: Json) -> Score:
-    """Whether every picture has the size that was asked for."""
-    asked = _size_asked(params if isinstance(params, dict) else {})
-    if asked is None:
-        return Score(verdict="none", reason="no size was asked for")
-    sizes = [(picture.get("width"), picture.get("height")) for picture in pictures]
-    wrong = [f"{width} × {height}" for width, height in sizes if (width, height) != asked]
-    shown = f"{asked[0]} × {asked[1]}"
-    reason = f"{wrong[0]} instead of {shown}" if wrong else None
-    return Score(verdict="fail" if wrong else "pass", value=float(not wrong), expected=shown, reason=reason)
-
-
-def _size_asked(params: Mapping[str, Json]) -> tuple[int, int] | None:
-    size, width, height = params.get("size"), params.get("width"), params.get("height")
-    if isinstance(size, str) and (found := _SIZE.fullmatch(size.strip())):
-        return int(found[1]), int(found[2])
-    return (width, height) if isinstance(width, int) and isinstance(height, int) else None
+        return self._pictures.score(name, row)

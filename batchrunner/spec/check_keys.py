@@ -51,7 +51,10 @@ class PictureCheckSpec(Part):
     blank: bool | None = Field(default=None, description="false: no picture may be of one colour all over.")
     aspect: bool | None = Field(default=None, description="true: pictures must have the size that was asked for.")
     duplicate: bool | None = Field(
-        default=None, description="false: no picture may be like another one of the same prompt."
+        default=None, description="false: no picture may be like an earlier one of the same prompt."
+    )
+    duplicate_in_run: bool | None = Field(
+        default=None, description="false: no picture may be like an earlier one of the run, of whatever prompt."
     )
 
 
@@ -251,7 +254,7 @@ def _length_faults(spec: KindSpec, path: KeyPath) -> Iterator[SpecError]:
 
 def _picture_faults(spec: KindSpec, path: KeyPath) -> Iterator[SpecError]:
     if spec.picture is None or not spec.picture.model_fields_set:
-        yield SpecError(path=path, problem="is empty", expected="blank, aspect or duplicate")
+        yield SpecError(path=path, problem="is empty", expected="blank, aspect, duplicate or duplicate_in_run")
 
 
 def _judge_faults(spec: KindSpec, path: KeyPath) -> Iterator[SpecError]:

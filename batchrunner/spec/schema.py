@@ -354,5 +354,6 @@ EXAMPLES: Final[dict[str, str]] = {
     "checks.[].picture.blank": "blank: false",
     "checks.[].picture.aspect": "aspect: true",
     "checks.[].picture.duplicate": "duplicate: false",
+    "checks.[].picture.duplicate_in_run": "duplicate_in_run: false",
 }
 """A line of YAML for each key, at its own place in the job."""

@@ -80,6 +80,9 @@ KINDS: dict[str, Effect] = {
     "picture.blank": effect({"picture": {"blank": True}}, {"picture": {"blank": False}}, base=PAINTED),
     "picture.aspect": effect({"picture": {"aspect": False}}, {"picture": {"aspect": True}}, base=PAINTED),
     "picture.duplicate": effect({"picture": {"duplicate": True}}, {"picture": {"duplicate": False}}, base=PAINTED),
+    "picture.duplicate_in_run": effect(
+        {"picture": {"duplicate_in_run": True}}, {"picture": {"duplicate_in_run": False}}, base=PAINTED
+    ),
 }
 
 
