@@ -3,7 +3,7 @@
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,7 +57,7 @@ class Seen:
 
     def ready(self) -> "Seen":
         """Wait until rows are shown."""
-        self.page.wait_for_selector("html[data-ready]", timeout=20_000)
+        self.page.wait_for_selector("html[data-ready]", timeout=60_000)
         return self
 
     def view(self, address: str) -> None:
@@ -69,15 +69,16 @@ class Seen:
         """Until what was asked for is drawn: two frames."""
         self.page.evaluate("() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
 
-    def until(self, condition: str, seconds: float = 20) -> None:
-        """Until an expression in the page is true; AssertionError with the expression after `seconds`.
+    def until(self, condition: str | Callable[[], object], seconds: float = 60) -> None:
+        """Until an expression in the page, or a function that looks at it, is true; else AssertionError.
 
+        The page draws what it loads when it is there: whoever looks once sees what a fast machine shows.
         `page.wait_for_function` does not do here: its first look is allowed, but the later ones use `eval` inside
         the page, which the page's Content-Security-Policy refuses.
         """
         end = time.monotonic() + seconds
-        while not self.page.evaluate(condition):
-            assert time.monotonic() < end, f"not true after {seconds:g} s: {condition}"
+        while not (self.page.evaluate(condition) if isinstance(condition, str) else condition()):
+            assert time.monotonic() < end, (f"not true after {seconds:g} s", condition, self.text("body")[:1000])
             self.page.wait_for_timeout(50)
 
     def press(self, *keys: str) -> None:
@@ -117,6 +118,7 @@ def opened(
         color_scheme="dark" if dark else "light",
     )
     page = context.new_page()
+    page.set_default_timeout(60_000)
     seen = Seen(page=page)
     own = path.as_uri()
     page.on("request", lambda request: None if request.url.split("#")[0] == own else seen.requests.append(request.url))

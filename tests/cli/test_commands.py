@@ -221,7 +221,7 @@ def test_a_second_run_on_the_same_directory_is_shown_who_holds_it(batchrunner: C
     assert first.stderr.readline()
     second = batchrunner("run", job, "--json")
     first.send_signal(signal.SIGKILL)
-    first.communicate(timeout=30)
+    first.communicate(timeout=120)
     assert second.status == 4
     assert second.json["error"]["exit_status"] == 4
 
@@ -233,7 +233,7 @@ def test_an_interrupted_run_states_how_to_go_on(batchrunner: CommandLine, number
     assert running.stderr is not None
     running.stderr.readline()
     running.send_signal(number)
-    _, told = running.communicate(timeout=30)
+    _, told = running.communicate(timeout=120)
     assert running.returncode == status
     assert told.rstrip().splitlines()[-1].endswith(f"batchrunner run {job}")
 
@@ -296,7 +296,7 @@ def test_one_signal_drains_every_parallel_job(batchrunner: CommandLine) -> None:
     assert running.stderr is not None
     told = {running.stderr.readline().split(" ", 1)[1].split(":")[0] for _ in jobs}  # both have begun
     running.send_signal(signal.SIGINT)
-    out, _ = running.communicate(timeout=30)
+    out, _ = running.communicate(timeout=120)
     assert told == {"one", "two"}
     assert running.returncode == 130
     assert [job["state"] for job in json.loads(out)["jobs"]] == ["interrupted", "interrupted"]
@@ -315,7 +315,7 @@ def test_an_interrupted_source_is_closed_in_good_order(batchrunner: CommandLine)
     assert running.stderr is not None
     running.stderr.readline()  # it has begun
     running.send_signal(signal.SIGINT)
-    _, told = running.communicate(timeout=30)
+    _, told = running.communicate(timeout=120)
     assert running.returncode == 130
     assert "generator" not in told
     assert "Traceback" not in told

@@ -83,7 +83,7 @@ def test_a_wait_for_the_window_is_seen_in_progress_and_in_status(batchrunner: Co
     assert told["state"] == "running"
     assert told["waiting"]["until"] == f"{opens:%Y-%m-%dT%H:%M}:00+00:00"
     process.terminate()
-    _, rest = process.communicate(timeout=20)
+    _, rest = process.communicate(timeout=120)
     assert process.returncode == 143
     assert "3 still to send" in rest
     assert batchrunner("status", "outputs/cats.simulated", "--json").json["waiting"] is None

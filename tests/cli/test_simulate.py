@@ -15,7 +15,7 @@ def ask(base_url: str) -> dict[str, Any]:
     request = urllib.request.Request(
         f"{base_url}/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
     )
-    with urllib.request.urlopen(request, timeout=20) as reply:
+    with urllib.request.urlopen(request, timeout=60) as reply:
         answer: dict[str, Any] = json.load(reply)
     return answer
 
@@ -28,7 +28,7 @@ def test_it_states_where_it_listens_answers_and_ends_with_0(batchrunner: Command
     assert set(where) == {"base_url", "files_url"}
     assert ask(where["base_url"])["choices"][0]["message"]["content"]
     server.send_signal(number)
-    out, err = server.communicate(timeout=30)
+    out, err = server.communicate(timeout=120)
     assert server.returncode == 0, err
     assert out == ""
     assert f"base_url: {where['base_url']}" in err
@@ -47,7 +47,7 @@ def test_a_job_runs_against_it(batchrunner: CommandLine) -> None:
     )
     ran = batchrunner("run", "job.yaml", "--json")
     server.terminate()
-    server.communicate(timeout=30)
+    server.communicate(timeout=120)
     assert ran.status == 0, ran.err
     assert ran.json["items"]["done"] == 3
     assert ran.json["simulated"] is False
@@ -59,7 +59,7 @@ def test_a_port_that_is_taken_is_an_error_in_words(batchrunner: CommandLine) -> 
     port = json.loads(server.stdout.readline())["base_url"].split(":")[2].split("/")[0]
     second = batchrunner("simulate", "--port", port)
     server.terminate()
-    server.communicate(timeout=30)
+    server.communicate(timeout=120)
     assert second.status == 4
     assert port in second.err
 

@@ -49,6 +49,7 @@ class Simulator:
     """A simulator in a process of its own."""
 
     base_url: str
+    process: "subprocess.Popen[bytes]"
 
     def stats(self) -> dict[str, Any]:
         with urllib.request.urlopen(self.base_url.removesuffix("/v1") + "/_simulator/stats") as reply:
@@ -60,6 +61,15 @@ class Simulator:
         with urllib.request.urlopen(url) as reply:
             return list(json.load(reply)["requests"])
 
+    @contextlib.contextmanager
+    def silent(self) -> Iterator[None]:
+        """It answers nothing meanwhile: what is under way stays so, however late the test is."""
+        self.process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self.process.send_signal(signal.SIGCONT)
+
 
 @contextlib.contextmanager
 def simulator(folder: Path, *options: str) -> Iterator[Simulator]:
@@ -70,14 +80,14 @@ def simulator(folder: Path, *options: str) -> Iterator[Simulator]:
             program("simulate", "--port", "0", *options), stdout=out, stderr=out, env=environment()
         )
         try:
-            yield Simulator(_address(log, process))
+            yield Simulator(_address(log, process), process)
         finally:
             process.terminate()
-            process.wait(timeout=10)
+            process.wait(timeout=60)
 
 
 def _address(log: Path, process: "subprocess.Popen[bytes]") -> str:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while time.monotonic() < deadline and process.poll() is None:
         for line in log.read_text().splitlines():
             if line.strip().startswith("base_url:"):

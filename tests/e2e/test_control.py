@@ -51,7 +51,7 @@ def test_a_command_is_followed_at_a_thousand_in_flight(tmp_path: Path) -> None:
 def test_a_kill_between_a_command_and_its_answer_loses_nothing(tmp_path: Path) -> None:
     with simulator(tmp_path, "--latency", "first=0.2") as server:
         job, out = job_of(tmp_path, server.base_url, at_once=50, items=100)
-        with run(job) as living:
+        with server.silent(), run(job) as living:
             in_flight(living, out, 50)
             living.send(signal.SIGSTOP)
             told = batchrunner.control(str(out), "set", settings={"limits.concurrency": 3}, wait_s=0.2)
@@ -74,7 +74,7 @@ def test_a_kill_between_a_command_and_its_answer_loses_nothing(tmp_path: Path) -
 
 
 def test_stop_ends_the_process_with_143_and_the_commands_state_what_came_of_them(tmp_path: Path) -> None:
-    with simulator(tmp_path, "--latency", "first=0.5") as server:
+    with simulator(tmp_path, "--latency", "first=2") as server:
         job, out = job_of(tmp_path, server.base_url, at_once=20, items=2_000)
         with run(job) as living:
             in_flight(living, out, 20)

@@ -52,7 +52,7 @@ def every_paid_answer_is_kept(folder: Path, server: Simulator) -> None:
 
 @pytest.mark.parametrize("times", [1, 2])
 def test_a_hangup_drains_and_states_how_to_go_on(tmp_path: Path, times: int) -> None:
-    with simulator(tmp_path, "--latency", "first=1,spread=0") as server:
+    with simulator(tmp_path, "--latency", "first=2,spread=0") as server:
         job = job_of(tmp_path, server)
         run = subprocess.Popen(program("run", str(job)), env=environment(), stderr=subprocess.PIPE, text=True)
         in_the_middle(tmp_path, server)
@@ -66,7 +66,7 @@ def test_a_hangup_drains_and_states_how_to_go_on(tmp_path: Path, times: int) -> 
 
 
 def test_a_terminal_that_is_closed_loses_no_answer(tmp_path: Path) -> None:
-    with simulator(tmp_path, "--latency", "first=1,spread=0") as server:
+    with simulator(tmp_path, "--latency", "first=2,spread=0") as server:
         job = job_of(tmp_path, server)
         ours, theirs = pty.openpty()
         pid = os.fork()
@@ -83,13 +83,13 @@ def test_a_terminal_that_is_closed_loses_no_answer(tmp_path: Path) -> None:
 
 
 def test_a_hangup_that_was_ignored_at_the_start_stays_ignored(tmp_path: Path) -> None:
-    with simulator(tmp_path, "--latency", "first=0.3,spread=0") as server:
+    with simulator(tmp_path, "--latency", "first=1,spread=0") as server:
         job = job_of(tmp_path, server)
         quietly = ["sh", "-c", 'trap "" HUP; exec "$@"', "sh"]
         run = subprocess.Popen(
             [*quietly, *program("run", str(job))], env=environment(), stderr=subprocess.PIPE, text=True
         )
-        in_the_middle(tmp_path, server)
+        wait_for(lambda: len(json_lines(tmp_path / "out" / "results.jsonl")) >= 2)
         run.send_signal(signal.SIGHUP)
         _, told = run.communicate(timeout=60)
         assert run.returncode == 0, told

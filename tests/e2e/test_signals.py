@@ -115,7 +115,7 @@ def test_a_second_interruption_in_the_drain_ends_at_once_and_leaves_an_intact_le
 def test_a_kill_in_the_drain_leaves_an_intact_ledger(tmp_path: Path) -> None:
     prompts = write_prompts(tmp_path / "prompts.jsonl", items=FEW)
     out = tmp_path / "outputs" / "answers"
-    with simulator(tmp_path, "--latency", "first=2,spread=0.9") as server:
+    with simulator(tmp_path, "--latency", "first=4,spread=0.5") as server:
         job = chat_job(tmp_path, server.base_url)
         with run(job) as living:
             drained(living, server)

@@ -56,15 +56,15 @@ def test_the_page_opens_with_the_flips_and_counts_what_the_table_counts(
     comparison, _ = batchrunner.compare([str(folder) for folder in runs], options)
     with opened(browser, page) as seen:
         seen.page.wait_for_selector(".pair-column .badge")
-        assert seen.count(".figures thead th") == 3
+        seen.until(lambda: seen.count(".figures thead th") == 3)
         seen.view("#compare?columns=0,1")  # the second answers are those of the other model
         seen.page.wait_for_selector(".pair-column .badge")
-        assert "6 of 12 (50.0 %)" in seen.text(".figures")
+        seen.until(lambda: "6 of 12 (50.0 %)" in seen.text(".figures"))
         assert "4 of 12 (33.3 %)" in seen.text(".figures")
         assert "2 won, 4 lost" in seen.text(".figures")
         first = seen.text(".pair-title")
         assert int(first.split()[1]) in {2, 3, 4, 8, 9, 10}
-        assert seen.count(".pair ins") > 0
+        seen.until(lambda: seen.count(".pair ins") > 0)
         assert (seen.complaints, seen.requests) == ([], [])
     assert (len(comparison.pairs[0].won), len(comparison.pairs[0].lost)) == (2, 4)
 

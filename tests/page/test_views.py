@@ -1,6 +1,7 @@
 """The page in a browser, from disk: every view, search, filters, order, keys, marks."""
 
 import json
+import re
 import shlex
 import shutil
 from concurrent.futures import ThreadPoolExecutor
@@ -31,7 +32,7 @@ def test_every_view_opens_from_disk_without_a_request_and_without_an_error(
     with opened(browser, talk / "report.html", size=size) as seen:
         for address in VIEWS:
             seen.view(address)
-            assert seen.value("document.querySelector('main').innerText.length") > 20, address
+            seen.until("document.querySelector('main').innerText.length > 20")
         assert seen.requests == []
         assert seen.complaints == []
         assert seen.value("document.documentElement.scrollWidth") <= size[0]
@@ -46,6 +47,7 @@ def test_batches_stand_on_the_page_with_their_counts(browser: "Browser", tmp_pat
         status = pool.submit(harness.run, job).result().status
     with opened(browser, harness.out / "report.html") as seen:
         seen.view("#run")
+        seen.until(lambda: seen.count("table.batches tbody tr") == len(status.batches))
         rows = [row.split("\t") for row in seen.page.locator("table.batches tbody tr").all_inner_texts()]
         assert seen.complaints == []
     assert len(rows) > 3
@@ -63,12 +65,12 @@ def test_batches_stand_on_the_page_with_their_counts(browser: "Browser", tmp_pat
 
 def test_pictures_come_as_thumbnails_from_beside_the_page(browser: "Browser", pictures: Path) -> None:
     with opened(browser, pictures / "report.html") as seen:
-        assert seen.count(".cell img") == 12
+        seen.until(lambda: seen.count(".cell img") == 12)
         assert all("/thumbs/" in address and address.startswith("file:") for address in seen.requests)
         assert seen.complaints == []
         seen.view("#results?item=1")
         seen.page.wait_for_selector(".item img.full")
-        assert "/images/" in str(seen.page.locator(".item img.full").evaluate("image => image.src"))
+        seen.until(lambda: "/images/" in str(seen.page.locator(".item img.full").evaluate("image => image.src")))
         for mode in ("swipe", "difference"):
             seen.view(f"#compare?mode={mode}")
             seen.page.wait_for_selector(f".over.{mode} img.above")
@@ -77,12 +79,12 @@ def test_pictures_come_as_thumbnails_from_beside_the_page(browser: "Browser", pi
 
 def test_columns_are_what_varies_and_rows_are_prompts(browser: "Browser", talk: Path) -> None:
     with opened(browser, talk / "report.html") as seen:
+        seen.until(lambda: seen.count(".column-head") == 6)
         heads = seen.page.locator(".column-head").all_inner_texts()
-        assert len(heads) == 6
         assert "sim/one" in "".join(heads)
         assert "temperature" in "".join(heads)
-        assert seen.text(".head .prompt-cell") == "100 prompts"
-        assert seen.value("document.querySelector('.scroller').ariaRowCount") == "101"
+        seen.until(lambda: seen.text(".head .prompt-cell") == "100 prompts")
+        seen.until(lambda: seen.value("document.querySelector('.scroller').ariaRowCount") == "101")
 
 
 def test_search_finds_prompts_and_answers_by_all_words(browser: "Browser", talk: Path) -> None:
@@ -90,7 +92,7 @@ def test_search_finds_prompts_and_answers_by_all_words(browser: "Browser", talk:
         seen.press("/")
         seen.page.keyboard.type('"question 42" TIDES')
         seen.page.wait_for_selector(".active:has-text('6 items')")
-        assert seen.text(".row .prompt") == "Question 42 about tides."
+        seen.until(lambda: seen.text(".row .prompt") == "Question 42 about tides.")
         seen.view("#results?q=prompt_id")  # a name in the rows' JSON, not a text of theirs
         seen.page.wait_for_selector(".state-note:has-text('Nothing matches')")
         assert seen.complaints == []
@@ -117,7 +119,7 @@ def test_a_search_draws_its_rows_without_asking_for_the_layout(browser: "Browser
         seen.page.wait_for_selector(".active:has-text('600 items')")
         seen.settle()
         assert seen.page.evaluate(LAYOUTS_ASKED_FOR, "#results?q=tides%20%22question%204%22") == []
-        assert seen.text(".active span") == "11 prompts, 66 items"
+        seen.until(lambda: seen.text(".active span") == "11 prompts, 66 items")
 
 
 def test_a_search_shows_its_rows_from_the_first_one_on_wherever_the_list_was(browser: "Browser", talk: Path) -> None:
@@ -127,8 +129,8 @@ def test_a_search_shows_its_rows_from_the_first_one_on_wherever_the_list_was(bro
         seen.view("#results?q=tides")
         seen.page.wait_for_selector(".active:has-text('600 items')")
         seen.settle()
-        assert seen.value("document.querySelector('.scroller').scrollTop") == 0
-        assert seen.text(".row .prompt") == "Question 0 about tides."
+        seen.until(lambda: seen.value("document.querySelector('.scroller').scrollTop") == 0)
+        seen.until(lambda: seen.text(".row .prompt") == "Question 0 about tides.")
 
 
 def test_every_count_leads_to_its_filter_and_filters_can_be_taken_back(browser: "Browser", talk: Path) -> None:
@@ -139,7 +141,7 @@ def test_every_count_leads_to_its_filter_and_filters_can_be_taken_back(browser: 
         assert "state=failed" in seen.page.url
         seen.page.click(".active a:has-text('clear all')")
         seen.settle()
-        assert seen.text(".head .prompt-cell") == "100 prompts"
+        seen.until(lambda: seen.text(".head .prompt-cell") == "100 prompts")
         seen.page.click(".views a:has-text('Failures')")
         seen.page.click(".cause h2 a")
         seen.page.wait_for_selector(".active:has-text('3 items')")
@@ -150,7 +152,7 @@ def test_a_link_into_the_page_leaves_the_keys_free(browser: "Browser", talk: Pat
         seen.view("#results?q=tides")
         seen.page.wait_for_selector(".active:has-text('600 items')")
         seen.press("?")
-        assert seen.count("dialog.help[open]") == 1
+        seen.until(lambda: seen.count("dialog.help[open]") == 1)
 
 
 def test_menus_stay_inside_of_the_window(browser: "Browser", talk: Path) -> None:
@@ -168,8 +170,8 @@ def test_menus_stay_inside_of_the_window(browser: "Browser", talk: Path) -> None
 def test_a_cell_without_an_answer_states_why(browser: "Browser", tmp_path: Path) -> None:
     folder = ran(tmp_path, CHAT.replace("{file: prompts.txt}", "[one, two]"), limit=8)
     with opened(browser, folder / "report.html") as seen:
-        assert seen.count(".missing") == 4
-        assert seen.text(".missing") == "not sent"
+        seen.until(lambda: seen.count(".missing") == 4)
+        seen.until(lambda: seen.text(".missing") == "not sent")
 
 
 def test_items_without_an_answer_are_reported_also_where_nothing_of_their_prompt_was_sent(
@@ -177,12 +179,12 @@ def test_items_without_an_answer_are_reported_also_where_nothing_of_their_prompt
 ) -> None:
     folder = ran(tmp_path, CHAT.replace("{file: prompts.txt}", "[one, two, three]"), limit=6)
     with opened(browser, folder / "report.html") as seen:
-        assert seen.count(".row") == 1
-        assert seen.text(".rest") == "12 items have no answer: still to send"
+        seen.until(lambda: seen.count(".row") == 1)
+        seen.until(lambda: seen.text(".rest") == "12 items have no answer: still to send")
         seen.page.click(".rest a")
         seen.settle()
-        assert "12 items have no answer" in seen.text("main")
-        assert seen.text("main .command code").startswith("batchrunner run")
+        seen.until(lambda: "12 items have no answer" in seen.text("main"))
+        seen.until(lambda: seen.text("main .command code").startswith("batchrunner run"))
         assert seen.complaints == []
 
 
@@ -190,9 +192,9 @@ def test_axes_and_items_may_be_called_like_members_of_every_object(browser: "Bro
     job = CHAT.replace("{file: prompts.txt}", "[{id: constructor, prompt: one}, {id: toString, prompt: two}]")
     folder = ran(tmp_path, job.replace("temperature", "constructor"), limit=9)
     with opened(browser, folder / "report.html") as seen:
-        assert seen.count(".column-head") == 6
-        assert seen.count(".missing") == 3
-        assert {seen.page.locator(".missing").nth(n).inner_text() for n in range(3)} == {"not sent"}
+        seen.until(lambda: seen.count(".column-head") == 6)
+        seen.until(lambda: seen.count(".missing") == 3)
+        seen.until(lambda: {seen.page.locator(".missing").nth(n).inner_text() for n in range(3)} == {"not sent"})
         for address in ("#constructor", "#results?sort=toString", "#results?size=valueOf"):
             seen.view(address)
             seen.until("document.querySelectorAll('.row').length === 2")
@@ -201,12 +203,13 @@ def test_axes_and_items_may_be_called_like_members_of_every_object(browser: "Bro
 
 def test_a_filter_of_an_axis_hides_its_other_columns(browser: "Browser", talk: Path) -> None:
     with opened(browser, talk / "report.html", "#results?x.model=sim%2Ftwo") as seen:
-        assert seen.count(".column-head") == 2
+        seen.until(lambda: seen.count(".column-head") == 2)
 
 
 def test_rows_are_sorted_by_any_figure(browser: "Browser", talk: Path) -> None:
     rows: list[Any] = list(batchrunner.results(str(talk)))
     with opened(browser, talk / "report.html", "#results?sort=-output") as seen:
+        seen.page.wait_for_selector(".row[data-entry='0'] .prompt:not(:empty)")
         first = seen.text(".row[data-entry='0'] .prompt")
         tokens = [row["usage"]["output_tokens"] for row in rows if row["prompt"] == first]
         assert max(tokens) == max(row["usage"]["output_tokens"] for row in rows)
@@ -215,18 +218,20 @@ def test_rows_are_sorted_by_any_figure(browser: "Browser", talk: Path) -> None:
 def test_keys_move_open_close_and_mark(browser: "Browser", talk: Path, tmp_path: Path) -> None:
     with opened(browser, talk / "report.html") as seen:
         seen.press("j", "ArrowRight", "Enter")
-        assert "Question 1 about" in seen.text(".item-main")
+        seen.until(lambda: "Question 1 about" in seen.text(".item-main"))
         first = seen.text(".item-title b")
         seen.press("ArrowRight")
-        assert seen.text(".item-title b") != first
-        seen.press("ArrowLeft", "4")
-        assert seen.text(".item-title b") == first
-        assert seen.text(".mark-button.chosen") == "4"
-        seen.press("Escape", "x")
-        assert not seen.count("dialog.item[open]")
-        seen.press("?")
-        assert seen.count("dialog.help[open]") == 1
+        seen.until(lambda: seen.text(".item-title b") != first)
+        seen.press("ArrowLeft")
+        seen.until(lambda: seen.text(".item-title b") == first)
+        seen.press("4")
+        seen.until(lambda: seen.text(".mark-button.chosen") == "4")
         seen.press("Escape")
+        seen.until(lambda: not seen.count("dialog.item[open]"))
+        seen.press("x", "?")
+        seen.until(lambda: seen.count("dialog.help[open]") == 1)
+        seen.press("Escape")
+        seen.until(lambda: not seen.count("dialog.help[open]"))
         seen.view("#marks")
         with seen.page.expect_download() as download:
             seen.page.click("button:has-text('Download')")
@@ -236,15 +241,15 @@ def test_keys_move_open_close_and_mark(browser: "Browser", talk: Path, tmp_path:
         assert lines[0]["key"] in {row["key"] for row in batchrunner.results(str(talk))}
         seen.page.reload()
         seen.ready()
-        assert seen.text(".marked") != ""
+        seen.until(lambda: seen.text(".marked") != "")
         assert seen.complaints == []
 
 
 def test_an_address_leads_to_the_item_it_names(browser: "Browser", talk: Path) -> None:
     row: Any = next(row for row in batchrunner.results(str(talk)) if row["index"] == 77)
     with opened(browser, talk / "report.html", "#results?item=77") as seen:
-        assert seen.text(".item-title b") == row["id"]
-        assert row["output"]["text"] in seen.text(".item-main")
+        seen.until(lambda: seen.text(".item-title b") == row["id"])
+        seen.until(lambda: row["output"]["text"] in seen.text(".item-main"))
 
 
 def test_an_item_is_copied_as_an_entry_of_a_job_as_a_request_and_for_image_tools(
@@ -252,8 +257,10 @@ def test_an_item_is_copied_as_an_entry_of_a_job_as_a_request_and_for_image_tools
 ) -> None:
     def copied(seen: Seen, name: str) -> str:
         seen.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+        seen.value("navigator.clipboard.writeText('')")
         seen.page.click(f".buttons button:text-is('{name}')")
         seen.page.wait_for_selector(".buttons button:text-is('copied')")
+        seen.until("navigator.clipboard.readText()")
         return str(seen.value("navigator.clipboard.readText()"))
 
     with opened(browser, talk / "report.html", "#results?item=50") as seen:
@@ -280,8 +287,8 @@ def test_print_has_the_visible_rows_and_no_controls(browser: "Browser", talk: Pa
     with opened(browser, talk / "report.html") as seen:
         seen.page.emulate_media(media="print")
         seen.settle()
-        assert not seen.page.locator(".filters").is_visible()
-        assert seen.page.locator(".row .prompt").first.is_visible()
+        seen.until(lambda: not seen.page.locator(".filters").is_visible())
+        seen.until(seen.page.locator(".row .prompt").first.is_visible)
         tops = [row.bounding_box() for row in seen.page.locator(".row").all()]
         assert all(a and b and a["y"] + a["height"] <= b["y"] + 1 for a, b in pairwise(tops))
 
@@ -289,25 +296,23 @@ def test_print_has_the_visible_rows_and_no_controls(browser: "Browser", talk: Pa
 def test_compare_shows_what_differs_word_by_word(browser: "Browser", talk: Path) -> None:
     with opened(browser, talk / "report.html", "#compare") as seen:
         seen.page.wait_for_selector(".pair ins")
-        assert seen.count(".pair") == 12
+        seen.until(lambda: seen.count(".pair") == 12)
         seen.press("d")
         seen.page.wait_for_selector(".pair .text")
-        assert seen.count(".pair ins") == 0
+        seen.until(lambda: seen.count(".pair ins") == 0)
 
 
 def test_the_run_view_has_lanes_figures_and_waits(browser: "Browser", talk: Path) -> None:
     with opened(browser, talk / "report.html", "#run") as seen:
-        text = seen.text("main")
-        assert all(words in text for words in ("sim/one", "597", "p50", "p95", "Waits", "Items a minute"))
-        assert seen.count("svg.drawing rect") > 3
+        shown = ("sim/one", "597", "p50", "p95", "Waits", "Items a minute")
+        seen.until(lambda: all(words in seen.text("main") for words in shown))
+        seen.until(lambda: seen.count("svg.drawing rect") > 3)
 
 
 def test_failures_show_the_servers_words_an_example_and_the_command(browser: "Browser", talk: Path) -> None:
     with opened(browser, talk / "report.html", "#failures") as seen:
         seen.page.wait_for_selector(".cause .link-button")
-        text = seen.text("main")
-        assert "requires moderation" in text
-        assert "--retry-failed" in text
+        seen.until(lambda: "requires moderation" in seen.text("main") and "--retry-failed" in seen.text("main"))
         seen.page.click(".cause .link-button")
         seen.page.wait_for_selector(".item .failed-text")
 
@@ -341,7 +346,7 @@ def test_inline_makes_one_file_that_can_be_mailed(browser: "Browser", pictures: 
     alone = tmp_path / "alone.html"
     shutil.copy(tmp_path / "mail" / "index.html", alone)
     with opened(browser, alone) as seen:
-        assert seen.count(".cell img[src^='data:image/webp']") == 12
+        seen.until(lambda: seen.count(".cell img[src^='data:image/webp']") == 12)
         seen.view("#results?item=1")
         seen.page.wait_for_selector(".item img.full")
         assert all(address.startswith("data:") for address in seen.requests)
@@ -405,13 +410,11 @@ def checked(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_rows_have_their_verdicts_and_are_filtered_by_them(browser: "Browser", checked: Path) -> None:
     with opened(browser, checked / "report.html") as seen:
-        assert "pass" in seen.page.locator(".cell .badge").all_inner_texts()
+        seen.until(lambda: "pass" in seen.page.locator(".cell .badge").all_inner_texts())
         seen.view("#results?checks=fail&x.model=sim%2Fone")
-        assert seen.text(".head .prompt-cell") == "20 prompts"
+        seen.until(lambda: seen.text(".head .prompt-cell") == "20 prompts")
         seen.view("#results?item=1")
-        assert "fail · a <b>reason</b>" in seen.text(".item aside") or "pass · a <b>reason</b>" in seen.text(
-            ".item aside"
-        )
+        seen.until(lambda: re.search("(fail|pass) · a <b>reason</b>", seen.text(".item aside")))
         assert seen.complaints == []
 
 
@@ -419,13 +422,16 @@ def test_compare_begins_with_the_flips_and_counts_them(browser: "Browser", check
     with opened(browser, checked / "report.html") as seen:
         seen.view("#compare")
         seen.page.wait_for_selector(".pair-column .badge")
+        seen.until(lambda: "10 won, 5 lost" in seen.text(".figures"))
         figures = seen.text(".figures")
         assert "10 of 30 (33.3 %)" in figures
         assert "15 of 30 (50.0 %)" in figures
-        assert "10 won, 5 lost" in figures
         flips = [n for n in range(30) if (n % 3 == 0) != (n % 2 == 0)]
-        titles = seen.page.locator(".pair-title").all_inner_texts()
-        assert [int(title.split()[1]) for title in titles] == flips[: len(titles)]
+
+        def titles() -> list[int]:
+            return [int(title.split()[1]) for title in seen.page.locator(".pair-title").all_inner_texts()]
+
+        seen.until(lambda: titles() == flips[: seen.count(".pair")])
         assert seen.complaints == []
 
 

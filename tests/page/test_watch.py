@@ -15,7 +15,7 @@ import pytest
 from batchrunner.core.errors import JobMistakesError, WrongDirectoryError
 from batchrunner.page.watch import WatchServer
 from tests.page.conftest import ran
-from tests.page.watching import Client, add, ids_on_disk, lines_of, replace, watched
+from tests.page.watching import Client, add, ids_on_disk, lines_of, replace, rows_reported, watched
 
 JOB = """
 name: talk
@@ -92,7 +92,7 @@ def test_what_is_appended_is_reported_once_with_its_numbers(folder: Path) -> Non
             add(path, second)
             assert await following() == ("rows", {"from": 1, "to": 2}, f"{generation}.2")
             add(path, *rest)
-            assert await following() == ("rows", {"from": 2, "to": ROWS - 1}, f"{generation}.{ROWS - 1}")
+            await rows_reported(following, 2, ROWS - 1)
         told = await client.rows(f"?g={generation}&from=2")
         assert (told["from"], told["rows"], told["generation"]) == (2, ROWS - 1, generation)
 
@@ -203,7 +203,7 @@ def test_lines_that_are_no_rows_are_passed_over(folder: Path) -> None:
     watched(folder, visit)
 
 
-def test_50_000_rows_at_once_are_one_event(folder: Path) -> None:
+def test_50_000_rows_at_once_are_few_events(folder: Path) -> None:
     path = folder / "results.jsonl"
     row = json.loads(lines_of(folder)[0])
     many = b"".join(
@@ -215,7 +215,7 @@ def test_50_000_rows_at_once_are_one_event(folder: Path) -> None:
         async with client.events(f"{generation}.{ROWS}") as following:
             assert (await following())[0] == "status"
             add(path, many)
-            assert await following() == ("rows", {"from": ROWS, "to": ROWS + 50_000}, f"{generation}.{ROWS + 50_000}")
+            assert await rows_reported(following, ROWS, ROWS + 50_000) < 10
         assert len(await client.ids()) == ROWS + 50_000
 
     watched(folder, visit)

@@ -29,7 +29,7 @@ def test_verdicts_are_shown_and_renewed_when_the_run_is_scored_again(tmp_path: P
     async def visit(client: Client) -> None:
         assert await verdicts(client) == [True, True]
         await asyncio.to_thread(batchrunner.score, str(out), checks=str(tmp_path / "other.yaml"))
-        for _ in range(100):
+        for _ in range(1_200):
             if await verdicts(client) == [False, False]:
                 return
             await asyncio.sleep(0.05)
@@ -71,7 +71,7 @@ def test_a_run_and_its_judge_are_watched_as_the_runs_that_they_are(tmp_path: Pat
         assert len(await client.ids()) == 2
         assert not await is_told(client)
         (judge / "away").rename(judge / "ledger")  # as while a judge works: the run's own ledger stays as it is
-        for _ in range(100):
+        for _ in range(1_200):
             if await is_told(client):
                 return
             await asyncio.sleep(0.05)

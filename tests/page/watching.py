@@ -55,17 +55,18 @@ class Client:
     async def events(
         self, last: str = ""
     ) -> AsyncIterator[Callable[[], Coroutine[Any, Any, tuple[str, dict[str, int], str]]]]:
-        """A function that waits for the next (event, data, id)."""
+        """A function that waits for the next (event, data, id); signs of life between them are passed over."""
         headers = {"Last-Event-ID": last} if last else {}
         async with self.session.get(self.server.address + "events", headers=headers) as answer:
             assert answer.status == 200
 
             async def following() -> tuple[str, dict[str, int], str]:
                 told: dict[str, str] = {}
-                while line := (await asyncio.wait_for(answer.content.readline(), 60)).decode().rstrip("\n"):
-                    name, _, value = line.partition(": ")
-                    told[name] = value
-                return told.get("event", ""), json.loads(told.get("data", "{}")), told.get("id", "")
+                while "event" not in told:
+                    while line := (await asyncio.wait_for(answer.content.readline(), 60)).decode().rstrip("\n"):
+                        name, _, value = line.partition(": ")
+                        told[name] = value
+                return told["event"], json.loads(told["data"]), told.get("id", "")
 
             yield following
 
@@ -102,10 +103,23 @@ def ids_on_disk(folder: Path) -> list[str]:
     return sorted(json.loads(line)["id"] for line in rows)
 
 
+async def rows_reported(
+    following: Callable[[], Coroutine[Any, Any, tuple[str, dict[str, int], str]]], since: int, upto: int
+) -> int:
+    """How many events report these rows, each once and in order; a server may look while they are being written."""
+    events = 0
+    while since < upto:
+        name, told, mark = await following()
+        assert (name, told["from"], mark.rpartition(".")[2]) == ("rows", since, str(told["to"]))
+        since = told["to"]
+        events += 1
+    assert since == upto
+    return events
+
+
 def add(path: Path, *pieces: bytes) -> None:
-    with path.open("ab") as file:
-        for piece in pieces:
-            file.write(piece)
+    with path.open("ab", buffering=0) as file:
+        file.write(b"".join(pieces))
 
 
 def replace(path: Path, text: bytes) -> None:

@@ -37,7 +37,7 @@ def with_sdk(world: World, use: Callable[[openai.AsyncOpenAI], Awaitable[T]], *,
     async def main() -> T:
         async with (
             open_server(world) as server,
-            openai.AsyncOpenAI(base_url=f"{server.api_url}/v1", api_key=key, max_retries=0, timeout=10) as client,
+            openai.AsyncOpenAI(base_url=f"{server.api_url}/v1", api_key=key, max_retries=0, timeout=60) as client,
         ):
             return await use(client)
 
