@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from batchrunner.core.part import PartOptions
     from batchrunner.core.plan import Plan, PointBalance
     from batchrunner.core.rehearsal_report import Rehearsal, RehearsalOptions
+    from batchrunner.core.state import LedgerState
     from batchrunner.core.status import Audit
     from batchrunner.running import RunOptions
     from batchrunner.transport import Secret
@@ -32,7 +33,14 @@ T = TypeVar("T")
 Counted = Callable[[int], None]
 
 
-def load_job(path: str, *, overrides: Sequence[str] = (), simulate: bool = False, out: str | None = None) -> Job:
+def load_job(
+    path: str,
+    *,
+    overrides: Sequence[str] = (),
+    simulate: bool = False,
+    out: str | None = None,
+    shard: str | None = None,
+) -> Job:
     """Read, check and resolve a job file.
 
     Args:
@@ -40,13 +48,21 @@ def load_job(path: str, *, overrides: Sequence[str] = (), simulate: bool = False
         overrides: `key.path=VALUE` each, as of `--set`.
         simulate: run it against the built-in simulator, apart from real runs.
         out: the output directory, instead of the job's.
+        shard: `I/N`: the part of the job that this process runs, with its share of the limits, in its own directory.
 
     Raises:
         JobMistakesError: with every mistake.
     """
     from batchrunner.spec import load_job as load
 
-    return load(path, overrides=overrides, simulate=simulate, out=out)
+    job = load(path, overrides=overrides, simulate=simulate, out=out)
+    if shard is None:
+        return job
+    from batchrunner.core.shard import shard_of, with_shard
+    from batchrunner.stores.shards import shard_folder
+
+    wanted = shard_of(shard)
+    return with_shard(job, wanted, folder=str(shard_folder(Path(job.output.dir), wanted)))
 
 
 async def check(job: Job, *, progress: Counted | None = None, before: Sequence[Job] = ()) -> CheckResult:
@@ -115,31 +131,24 @@ async def plan(
     from batchrunner.core.pacing import estimate_tokens
     from batchrunner.core.plan import Plan, count_items, count_superseded, points_plan
     from batchrunner.core.plan_costs import answers_plan, cost_plan, requests_of
+    from batchrunner.core.shard import shard_notes
     from batchrunner.engine.budget_guard import budget_so_far
     from batchrunner.engine.planning import left_notes, run_planning_pass, totals_of
     from batchrunner.engine.run_schedule import LoopClock
     from batchrunner.prompts import items_of
     from batchrunner.prompts.variants import literal_braces
     from batchrunner.providers import has_batches
-    from batchrunner.report.control_run import job_in_force
-    from batchrunner.report.directory_status import format_notes, inspection_notes
     from batchrunner.report.selection import part_of
     from batchrunner.report.summary import schedule_notes
     from batchrunner.report.wording import skipped_words
     from batchrunner.simulator.profiles import forecast
-    from batchrunner.stores.ledger_replay import inspect_directory, replay
     from batchrunner.stores.other_runs import rows_of_others
-    from batchrunner.stores.run_directory import digest_of_job, refuse_run_elsewhere
-    from batchrunner.stores.run_file import check_claim
+    from batchrunner.stores.run_directory import refuse_run_elsewhere
     from batchrunner.transport import read_keys
 
-    folder = Path(job.output.dir)
     refuse_run_elsewhere(job)
     others = rows_of_others((upstream := await _upstream(job)).reused)
-    check_claim(folder, job_name=job.name, simulated=job.simulated, digest=digest_of_job(job))
-    job, in_force = job_in_force(job, folder)
-    state = replay(folder, day_offset_s=PRESETS[job.provider.preset].day_offset_s)
-    stock = inspect_directory(folder, state)
+    job, state, in_force = _stands(job)
     items = items_of(job, upstream.rows)
     items.progress = progress
     chosen = await part_of(job, items, part, state=state, limit=limit) if part is not None and part.chooses else None
@@ -170,13 +179,12 @@ async def plan(
         quota_days=requests / (daily * len(job.models) * max(1, len(job.provider.key_env))) if daily else None,
         notes=(
             *(chosen.notes if chosen is not None else ()),
+            *shard_notes(job),
             *(mistake.problem for mistake in missing),
             *schedule_notes(job, wall=LoopClock().wall()),
             *skipped_words(found.skipped_rows, items.skipped),
             *items.left_out,
             *literal_braces(job),
-            *inspection_notes(folder, stock),
-            *format_notes(job, folder),
             *left_notes(state.tasks.values(), job, tuple(keys) or ("",)),
             *in_force,
             *upstream.notes,
@@ -249,15 +257,20 @@ def on_a_fast_loop(coroutine: Coroutine[object, object, T]) -> T:
 
 
 def status(dir: str) -> Status:  # noqa: A002 - the word of the command and of `Status.dir`
-    """The status of a run, from its files, also during a run.
+    """The status of a run, from its files, also during a run; of a job that is divided, that of all its shards.
 
     Raises:
         WrongDirectoryError: there is no run in this directory.
         LedgerDamagedError, StoreBrokenError: its files cannot be read.
     """
     from batchrunner.report.directory_status import status_of_directory
+    from batchrunner.stores.shards import has_open_shards
 
-    return status_of_directory(Path(dir))
+    if has_open_shards(folder := Path(dir)):
+        from batchrunner.report.shard_status import status_of_shards
+
+        return status_of_shards(folder)
+    return status_of_directory(folder)
 
 
 def control(dir: str, action: "Action", **command: "Unpack[CommandOptions]") -> "ControlResult":  # noqa: A002 - as above
@@ -304,7 +317,27 @@ def results(dir: str) -> Iterator[dict[str, Json]]:  # noqa: A002 - as above
     return iter_results(Path(dir))
 
 
-# -- pieces of more than one command
+# -- pieces of commands
+
+
+def _stands(job: Job) -> "tuple[Job, LedgerState, tuple[str, ...]]":
+    """The job with what commands have in force, what its directory or its shards remember, and notes. Blocks."""
+    from batchrunner.report.control_run import job_in_force
+    from batchrunner.report.directory_status import format_notes, inspection_notes
+    from batchrunner.stores.ledger_replay import inspect_directory, replay
+    from batchrunner.stores.run_directory import digest_of_job
+    from batchrunner.stores.run_file import check_claim
+    from batchrunner.stores.shards import check_shard, divided_words, has_open_shards, replay_shards
+
+    folder, day_offset_s = Path(job.output.dir), PRESETS[job.provider.preset].day_offset_s
+    if job.shard is None and has_open_shards(folder):
+        return job, replay_shards(folder, day_offset_s=day_offset_s), (divided_words(folder),)
+    check_shard(job)
+    check_claim(folder, job_name=job.name, simulated=job.simulated, digest=digest_of_job(job))
+    job, in_force = job_in_force(job, folder)
+    state = replay(folder, day_offset_s=day_offset_s)
+    stock = inspect_directory(folder, state)
+    return job, state, (*inspection_notes(folder, stock), *format_notes(job, folder), *in_force)
 
 
 async def _upstream(job: Job, *, before: Sequence[Job] = ()) -> Upstream:

@@ -17,6 +17,7 @@ from batchrunner.core.errors import ExitStatus, JobMistakesError, Mistake
 from batchrunner.core.job import Job
 from batchrunner.core.part import WHOLE, PartOptions, RunRequest
 from batchrunner.core.ports import Downloads, Transport
+from batchrunner.core.shard import merge_notes, shard_notes
 from batchrunner.core.status import Report, Status
 from batchrunner.engine.run_schedule import LoopClock
 from batchrunner.engine.run_status import going_on, part_words, with_end
@@ -35,6 +36,7 @@ from batchrunner.stores.lock import RunLock
 from batchrunner.stores.preflight import lock_notes, requests_allowed
 from batchrunner.stores.run_directory import digest_of_job, refuse_run_elsewhere, remember_end, take_directory
 from batchrunner.stores.run_file import check_claim, make_run_folder
+from batchrunner.stores.shards import check_shard, claim_shard
 from batchrunner.stores.threads import Threads
 from batchrunner.transport import Secret, read_keys
 from batchrunner.transport.secrets import refuse_keys_in_job
@@ -97,7 +99,7 @@ async def run_alone(job: Job, options: RunOptions, lock: RunLock | None = None) 
         # the caller may have other tasks on the loop, and a disk may be slow
         disk = Threads("run-files", count=1)
         stack.callback(disk.close)
-        await disk.run(refuse_run_elsewhere, job)
+        await disk.run(_refuse_mixing, job)
         before = await disk.run(
             check_claim,
             folder,
@@ -110,7 +112,7 @@ async def run_alone(job: Job, options: RunOptions, lock: RunLock | None = None) 
         if lock is None:
             lock = RunLock(folder)
             stack.push_async_callback(disk.run, lock.release)
-        await disk.run(lock.acquire)
+        await disk.run(_take, lock, job)
         control = ControlFolder(folder, resolve=partial(with_settings, job))
         await disk.run(control.begin)
         if control.state.paused and not options.get("reformat", False):
@@ -134,6 +136,7 @@ async def run_alone(job: Job, options: RunOptions, lock: RunLock | None = None) 
             *lock_notes(lock, folder),
             *formats,
             *(f"{mistake.problem}: requests with this key are not sent" for mistake in missing),
+            *shard_notes(job),
             *map(balance_line, await ask_balances(job, keys)),
         )
         for note in (*notes, *schedule_notes(job, wall=clock.wall())):
@@ -167,6 +170,18 @@ async def run_alone(job: Job, options: RunOptions, lock: RunLock | None = None) 
 
         status = await with_page(folder, status, speak)
     return Report(status=await notified(job, status, speak), exit_status=exit_status)
+
+
+def _refuse_mixing(job: Job) -> None:
+    """Raise BatchrunnerError where other runs of the job have what this one would pay for again. Blocks."""
+    refuse_run_elsewhere(job)
+    claim_shard(job)
+
+
+def _take(lock: RunLock, job: Job) -> None:
+    """Take the lock, and look again: a merge, or a first shard, may have begun meanwhile. Blocks."""
+    lock.acquire()
+    check_shard(job)
 
 
 def _keys_of(job: Job, *, is_needed: bool) -> tuple[dict[str, Secret], tuple[Mistake, ...]]:
@@ -211,6 +226,7 @@ async def _ended(
             notes=(
                 *(mistake.problem for mistake in missing),
                 *skipped_words(runner.found.skipped_rows, runner.found.skipped),
+                *merge_notes(job),
                 *await disk.run(score_notes, job, folder, replace(runner.snapshot(), part=part_counts), exit_status),
             ),
             part=part_counts,

@@ -117,12 +117,14 @@ def ls(
 
 
 def run_folders(folder: Path, closed: Callable[[OSError], None]) -> Iterator[str]:
-    """Run directories at or below a folder, without what is hidden; no run lies within another.
+    """Run directories at or below a folder, without what is hidden; no run lies within another, and shards are one.
 
     `closed` is told of folders that cannot be read.
     """
+    from batchrunner.stores.shards import has_open_shards  # noqa: PLC0415 - loaded when it is needed
+
     for place, names, files in os.walk(folder, onerror=closed):
-        if "run.json" in files:
+        if "run.json" in files or ("shards" in names and has_open_shards(Path(place))):
             yield os.path.normpath(place)
             names.clear()
         names[:] = [name for name in names if not name.startswith(".") and name not in _NOT_LOOKED_INTO]

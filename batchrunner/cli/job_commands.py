@@ -17,6 +17,7 @@ from batchrunner.cli.options import (
     Out,
     Overrides,
     RowsFrom,
+    ShardOf,
     Simulate,
     States,
     TypedPart,
@@ -144,6 +145,7 @@ def plan(
     rows_from: RowsFrom = None,
     marks: Marks = None,
     mark: Mark = None,
+    shard: ShardOf = None,
     out: Out = None,
     overrides: Overrides = None,
     simulate: Simulate = False,
@@ -160,7 +162,7 @@ def plan(
     """
     typed = TypedPart(only=only, states=states, where=where, rows_from=rows_from, marks=marks, mark=mark)
     part = part_options(typed)
-    loaded = batchrunner.load_job(job, overrides=tuple(overrides or ()), simulate=simulate, out=out)
+    loaded = batchrunner.load_job(job, overrides=tuple(overrides or ()), simulate=simulate, out=out, shard=shard)
     with StatusLine() as line:
         found = asyncio.run(batchrunner.plan(loaded, part=part, limit=limit, progress=_reading(line, job)))
     if as_json:

@@ -32,6 +32,14 @@ Simulate = Annotated[
     ),
 ]
 
+ShardOf = Annotated[
+    str | None,
+    typer.Option(
+        "--shard",
+        metavar="I/N",
+        help="Only shard I of N (from 0), with its share of the limits; `batchrunner merge DIR` joins them.",
+    ),
+]
 
 # A part of a job, for `run` and `plan`.
 
@@ -171,6 +179,7 @@ def run_command(
     overrides: Sequence[str],
     simulate: bool,
     out: str | None,
+    shard: str | None = None,
     part: Sequence[str] = (),
     anywhere: bool = False,
 ) -> str:
@@ -186,6 +195,7 @@ def run_command(
     options = [part for override in overrides for part in ("--set", override)]
     options += ["--simulate"] if simulate else []
     options += ["--out", out] if out is not None else []
+    options += ["--shard", shard] if shard is not None else []
     options += part
     file = f"./{job_file}" if job_file.startswith("-") else job_file
     return f"{program(anywhere=anywhere)} {shlex.join(['run', file, *options])}"

@@ -21,6 +21,7 @@ from batchrunner.cli.options import (
     Out,
     Overrides,
     RowsFrom,
+    ShardOf,
     Simulate,
     States,
     TypedPart,
@@ -99,6 +100,7 @@ def run(
     adopt_rows: AdoptRows = False,
     reformat: Reformat = False,
     no_judge: NoJudge = False,
+    shard: ShardOf = None,
     out: Out = None,
     overrides: Overrides = None,
     simulate: Simulate = False,
@@ -121,6 +123,7 @@ def run(
       batchrunner run jobs/cats.yaml --simulate
       batchrunner run jobs/cats.yaml --set limits.concurrency=4 --out outputs/slow
       batchrunner run jobs/*.yaml --parallel
+      batchrunner run jobs/cats.yaml --shard 0/4
       batchrunner run again.yaml --where "{{ not pass }}" --from outputs/first
     """
     typed = TypedPart(only=only, states=states, where=where, rows_from=rows_from, marks=marks, mark=mark)
@@ -141,7 +144,7 @@ def run(
         if part.chooses and len(jobs) > 1:
             problem = "the options that choose a part of a job are for one job"
             raise JobMistakesError((Mistake(problem=problem, hint="run them one at a time"),))
-        job_runs = load(jobs, overrides=tuple(overrides or ()), simulate=simulate, out=out, typed=typed)
+        job_runs = load(jobs, overrides=tuple(overrides or ()), simulate=simulate, out=out, shard=shard, typed=typed)
         if len(job_runs) > 1:
             return _close(run_all(job_runs, asked, at_once=parallel), as_json=as_json)
         report = run_one(job_runs[0], asked)
@@ -163,7 +166,13 @@ def _opened(events: str | None, *, as_json: bool) -> "AbstractContextManager[Eve
 
 
 def load(
-    files: list[str], *, overrides: tuple[str, ...], simulate: bool, out: str | None, typed: TypedPart | None = None
+    files: list[str],
+    *,
+    overrides: tuple[str, ...],
+    simulate: bool,
+    out: str | None,
+    shard: str | None = None,
+    typed: TypedPart | None = None,
 ) -> tuple[JobRun, ...]:
     """All jobs, read and resolved; `typed` is for the commands that continue them.
 
@@ -183,13 +192,14 @@ def load(
                 overrides=overrides,
                 simulate=simulate,
                 out=out,
+                shard=shard,
                 part=part_words(typed, anywhere=anywhere) if typed is not None else (),
                 anywhere=anywhere,
             )
             for anywhere in (False, True)
         )
         try:
-            job = batchrunner.load_job(file, overrides=overrides, simulate=simulate, out=out)
+            job = batchrunner.load_job(file, overrides=overrides, simulate=simulate, out=out, shard=shard)
         except JobMistakesError as error:
             mistakes.extend(error.mistakes)
         else:

@@ -9,6 +9,7 @@ from batchrunner.core.budget import Budget
 from batchrunner.core.schedule import Deadline, Window
 
 if TYPE_CHECKING:
+    from batchrunner.core.part import Shard
     from batchrunner.core.task_table import TaskTable
 
     Json: TypeAlias = bool | int | float | str | list["Json"] | dict[str, "Json"] | None
@@ -351,6 +352,8 @@ class Job:
     """(path, as the person wrote it) of the results folders of other runs whose answers it takes."""
     body: dict[str, Json] | None = None
     """What `provider.body_file` holds; its texts are templates."""
+    shard: "Shard | None" = None
+    """Of several processes that share the job: this one's items. None has all."""
 
 
 def seen_from_its_folder(job: Job, real: Callable[[str], str]) -> Job:

@@ -7,7 +7,10 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from batchrunner.core.part import Shard
 
 DAY_S: Final = 86_400.0
 _SHANGHAI_OFFSET_S: Final = 8 * 3600.0
@@ -77,19 +80,29 @@ class Bucket:
         self.at = now
 
 
-def minute_bucket(per_minute: float) -> Bucket:
+_SHARD_BURST_S: Final = 0.1
+"""Seconds' worth of a limit that a shard saves up at most: the bursts of all shards meet at one server."""
+
+
+def minute_bucket(per_minute: float, shard: "Shard | None" = None) -> Bucket:
     """A bucket for a limit per minute: spread out, with a burst of a twentieth of a minute's worth and at least one.
 
-    A full minute's burst at the start would make the first minute hold twice the limit.
+    A full minute's burst at the start would make the first minute hold twice the limit. With a shard, whose share of
+    the job's limit is given, it holds a tenth of a second's worth and begins with less than one, by the shard's number:
+    shards that start together send in turns, not all at once.
     """
-    return Bucket(rate_per_s=per_minute / 60.0, burst=max(1.0, per_minute / 20.0))
+    bucket = Bucket(rate_per_s=per_minute / 60.0, burst=max(1.0, per_minute / 20.0))
+    if shard is not None:
+        bucket.burst = max(1.0, bucket.rate_per_s * _SHARD_BURST_S)
+        bucket.level = 1.0 - (shard.number + 1) / shard.of
+    return bucket
 
 
-def changed_bucket(before: Bucket | None, per_minute: float | None) -> Bucket | None:
+def changed_bucket(before: Bucket | None, per_minute: float | None, shard: "Shard | None" = None) -> Bucket | None:
     """A bucket for another limit, with no more in it than there was: setting a limit again allows no new burst."""
     if per_minute is None:
         return None
-    bucket = minute_bucket(per_minute)
+    bucket = minute_bucket(per_minute, shard)
     bucket.level = min(bucket.burst, before.level) if before is not None else 0.0
     bucket.at = before.at if before is not None else None
     return bucket

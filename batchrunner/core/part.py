@@ -4,10 +4,11 @@ A part is chosen once, before anything is sent, and is a set of keys from then o
 sent nor moved: rows of earlier requests stay where they are, although the job has other requests in their places.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
+from batchrunner.core.item import AlikeItems, Item
 from batchrunner.core.rate_limiter_tuning import CEILING
 
 if TYPE_CHECKING:
@@ -42,6 +43,32 @@ class PartOptions:
 
 WHOLE: Final = PartOptions()
 """Chooses nothing: the whole job."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shard:
+    """The items of a job whose keys, as numbers, leave this remainder; for processes that share a job."""
+
+    number: int
+    """From 0."""
+    of: int
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.of}"
+
+    @property
+    def folder(self) -> str:
+        """Of its runs, below the job's."""
+        return f"{self.number}-of-{self.of}"
+
+    def own(self, items: Sequence[Item]) -> Sequence[Item]:
+        """Those that are the shard's, in order. Identical items, which have one key, are all of one shard."""
+        number, of = self.number, self.of
+        if of == 1:
+            return items
+        if isinstance(items, AlikeItems):
+            return [items[place] for place, key in enumerate(items.keys) if int(key, 16) % of == number]
+        return [item for item in items if int(item.key, 16) % of == number]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -159,6 +159,18 @@ class FailureGroup:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ShardStatus:
+    """A shard of a job that is divided."""
+
+    shard: str
+    """`I/N`, as for `--shard`."""
+    state: RunState
+    items: ItemCounts | None
+    """None before it has begun: how many it will have is not known."""
+    dir: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
     """The contract's object. `unaccounted_max` is set after an end without `close` when intents are not synced."""
 
@@ -195,6 +207,8 @@ class Status:
     """Answers that were taken from other runs, over all runs of the job: nothing was sent for them."""
     part: ItemCounts | None = None
     """At the end of a run on a part of the job: its items; identical ones count once. None for the whole job."""
+    shards: tuple[ShardStatus, ...] = ()
+    """Of a job that is divided and not merged yet; everything else is their sum then."""
 
 
 # What a run comes to, as a value for callers.

@@ -25,6 +25,7 @@ from batchrunner.core.pacing import (
     minute_bucket,
     next_midnight,
 )
+from batchrunner.core.part import Shard
 from batchrunner.core.ports import Clock
 from batchrunner.core.rate_limiter import AdaptiveLimiter, Ticket
 from batchrunner.core.rate_limiter_tuning import CEILING
@@ -44,6 +45,8 @@ class LaneSettings:
     day_offset_s: float
     ceiling: int = CEILING
     """What `auto` never exceeds."""
+    shard: Shard | None = None
+    """Whose share `limits` is."""
 
 
 _LEAST_ALIVE: Final = 64
@@ -89,9 +92,9 @@ class Lane:
         self._probe_followed = self._task_succeeded = self._draining = False
         self._settings, self._each = settings, settings.limits.inputs_per_request or 1
         self._clock = clock
-        self._pace = minute_bucket(per_minute) if (per_minute := settings.limits.requests_per_minute) else None
+        self._pace = minute_bucket(minute, settings.shard) if (minute := settings.limits.requests_per_minute) else None
         self._retries = RetryBudget()
-        self._tokens = minute_bucket(tokens) if (tokens := settings.limits.tokens_per_minute) else None
+        self._tokens = minute_bucket(tokens, settings.shard) if (tokens := settings.limits.tokens_per_minute) else None
         self.counts_tokens = self._tokens is not None
         """`limits.tokens_per_minute` is set."""
         self._day = day_of(wall=clock.wall(), offset_s=settings.day_offset_s)
@@ -424,9 +427,9 @@ class Lane:
             limiter.adaptive, limiter.limit = settings.adaptive, settings.concurrency
             limiter.ceiling = settings.ceiling if settings.adaptive else settings.concurrency
         if limits.requests_per_minute != before.requests_per_minute:
-            self._pace = changed_bucket(self._pace, limits.requests_per_minute)
+            self._pace = changed_bucket(self._pace, limits.requests_per_minute, settings.shard)
         if limits.tokens_per_minute != before.tokens_per_minute:
-            self._tokens = changed_bucket(self._tokens, limits.tokens_per_minute)
+            self._tokens = changed_bucket(self._tokens, limits.tokens_per_minute, settings.shard)
             self.counts_tokens = self._tokens is not None
         if before.requests_per_day is None:  # it was not counted
             self._count_day()

@@ -101,6 +101,7 @@ def lane_settings(job: Job, *, window: int | None, most_in_flight: int, has_task
         limits=limits,
         breaker=job.breaker,
         day_offset_s=preset.day_offset_s,
+        shard=job.shard,
     )
 
 

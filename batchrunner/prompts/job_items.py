@@ -321,8 +321,12 @@ class JobItems:
         kept = None
         if models is None and self.keeps and self._kept is None:
             kept = self._kept = KeptItems(await asyncio.to_thread(stamp_of, self._job))
+        shard = self._job.shard
         async with aclosing(self._pass(findings).batches(models)) as batches:
-            async for batch in batches:
+            async for whole in batches:
+                batch = whole if shard is None else shard.own(whole)
+                if not batch:
+                    continue
                 if kept is not None:
                     kept.add(batch)
                 yield batch

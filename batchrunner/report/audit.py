@@ -35,7 +35,7 @@ from batchrunner.stores.ledger_replay import refuse_missing_ledger
 from batchrunner.stores.lock import Quiet
 from batchrunner.stores.row_codec import RowFacts, crc_of, facts_of, name_and_id_of, row_lines, trimmed
 from batchrunner.stores.row_forms import FileLine, form_at, read_lines
-from batchrunner.stores.run_file import RUN_FILE, RunFile, read_run_file, run_file_of_ledger
+from batchrunner.stores.run_file import RUN_FILE, RunFile, no_run, read_run_file, run_file_of_ledger
 
 # The audit's passes over files of rows: results.jsonl, superseded.jsonl and failures.jsonl against what was recorded.
 #
@@ -231,7 +231,7 @@ def run_file_of(folder: Path, *, files: InspectedFiles = DISK) -> RunFile:
             raise
         return there
     if there is None and (there := run_file_of_ledger(folder, files=files)) is None:
-        raise NoRunError(str(folder))
+        raise no_run(folder, files=files)
     return there
 
 

@@ -6,6 +6,7 @@ command that continues the run.
 
 import dataclasses
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta, timezone
 from enum import Enum
@@ -22,6 +23,7 @@ from batchrunner.core.status import (
     LaneStatus,
     RunState,
     SendCounts,
+    ShardStatus,
     Status,
     UsageCounts,
     Wait,
@@ -131,6 +133,12 @@ def items_line(items: ItemCounts) -> str:
     return ", ".join(parts)
 
 
+def shards_line(shards: tuple[ShardStatus, ...]) -> str:
+    """`4: 2 done, 1 running, 1 not begun`."""
+    states = Counter("not begun" if one.items is None else one.state for one in shards)
+    return f"{len(shards):,}: " + ", ".join(f"{number:,} {state}" for state, number in states.most_common())
+
+
 def lane_line(lane: LaneStatus, status: Status, *, now: datetime) -> str:
     """`NAME waiting until Mon 00:05 (3 h 12 min): model's daily quota used up · come back tomorrow`.
 
@@ -186,9 +194,7 @@ def _headline(status: Status) -> str:
 def _body(status: Status, now: datetime) -> Iterator[tuple[str, str]]:
     if status.message:
         yield "reason", printable(status.message, most=_MOST_MESSAGE)
-    if status.part is not None:
-        yield "part", items_line(status.part)
-    yield "items", items_line(status.items)
+    yield from _items(status)
     yield from _sends(status.sends, status.unaccounted_max)
     if status.reused:
         yield "reused", f"{count(status.reused, 'answer')} of other runs, neither sent nor billed here"
@@ -209,6 +215,14 @@ def _body(status: Status, now: datetime) -> Iterator[tuple[str, str]]:
     yield from _waits(status, now)
     for note in status.notes:
         yield "note", printable(note)
+
+
+def _items(status: Status) -> Iterator[tuple[str, str]]:
+    if status.part is not None:
+        yield "part", items_line(status.part)
+    yield "items", items_line(status.items)
+    if status.shards:
+        yield "shards", shards_line(status.shards)
 
 
 _BATCH_STAGES: dict["BatchStage", str] = {
@@ -278,7 +292,7 @@ def _sends(sends: SendCounts, unaccounted_max: int | None) -> Iterator[tuple[str
 
 
 def _places(status: Status) -> Iterator[tuple[str, str]]:
-    if status.dir is None:
+    if status.dir is None or status.shards:
         return
     folder = PurePath(status.dir)
     if status.items.done:

@@ -30,6 +30,9 @@ from batchrunner.stores.row_codec import UNREADABLE
 
 RUN_FILE = "run.json"
 RUN_FILE_VERSION = 1
+SHARDS = "shards"
+LAYOUT = "layout.json"
+"""Of a job that is divided, see `stores.shards`; below `SHARDS`."""
 ANY_RUN = "batchrunner run JOB"
 """Stands in advice where the command that began the run is not known."""
 
@@ -214,6 +217,16 @@ def server_of(folder: Path, there: RunFile) -> tuple[Provider, Timeouts]:
     return Provider(**msgspec.structs.asdict(server)), timeouts
 
 
+def no_run(folder: Path, *, files: Files = DISK) -> WrongDirectoryError:
+    """The error for a directory without a run: none was there, or its shards are not merged."""
+    if not files.exists(folder / SHARDS / LAYOUT):
+        return NoRunError(str(folder))
+    return WrongDirectoryError(
+        f"{folder}: the job is divided into shards, which are not merged; name the directory of one of them, below "
+        f"{folder / SHARDS}, or join them with `batchrunner merge`"
+    )
+
+
 def run_file_or_refuse(folder: Path, *, files: Files = DISK) -> RunFile:
     """For commands that are given a directory and no job.
 
@@ -228,7 +241,7 @@ def run_file_or_refuse(folder: Path, *, files: Files = DISK) -> RunFile:
             f"{folder}: run.json is missing, but the ledger is there; `batchrunner run JOB` recreates it"
         )
     if there is None:
-        raise NoRunError(str(folder))
+        raise no_run(folder, files=files)
     return there
 
 

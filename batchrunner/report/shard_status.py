@@ -1,0 +1,133 @@
+"""The status of a job that is divided into shards: those of its shards, added up."""
+
+import shlex
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Final, TypeVar
+
+from batchrunner.core.budget import BudgetLine
+from batchrunner.core.part import Shard
+from batchrunner.core.status import (
+    FailureGroup,
+    ItemCounts,
+    LaneStatus,
+    RunState,
+    SendCounts,
+    ShardStatus,
+    Status,
+    UsageCounts,
+)
+from batchrunner.report.directory_status import status_of_directory
+from batchrunner.stores.files import DISK
+from batchrunner.stores.run_file import RUN_FILE
+from batchrunner.stores.shards import all_shards, divided_words, read_layout, shard_folder
+
+_FIRST: Final[tuple[RunState, ...]] = ("running", "refused", "stopped", "interrupted", "paused", "pending", "failed")
+"""Of the states of several shards, the one that comes first here is that of the job; `done` where none of them is."""
+_OVER: Final = frozenset({"done", "failed"})
+
+Counts = TypeVar("Counts", ItemCounts, SendCounts)
+
+
+def status_of_shards(base: Path) -> Status:
+    """What all shards have come to so far. Blocks.
+
+    Raises:
+        WrongDirectoryError, LedgerDamagedError, StoreBrokenError: of the layout, or of a shard, as `replay`.
+    """
+    layout = read_layout(base)
+    assert layout is not None, "asked for a job that is divided"
+    found: list[tuple[Shard, Status]] = []
+    shown: list[ShardStatus] = []
+    for shard in all_shards(layout):
+        folder = shard_folder(base, shard)
+        if DISK.exists(folder / RUN_FILE):
+            status = status_of_directory(folder)
+            found.append((shard, status))
+            shown.append(ShardStatus(shard=str(shard), state=status.state, items=status.items, dir=str(folder)))
+        else:
+            shown.append(ShardStatus(shard=str(shard), state="pending", items=None, dir=str(folder)))
+    statuses = [status for _, status in found]
+    states = {one.state for one in shown}
+    state: RunState = next((first for first in _FIRST if first in states), "done")
+    missing = len(shown) - len(found)
+    notes = [f"{missing} of {len(shown)} shards have not begun: their items are not counted"] if missing else []
+    notes += [divided_words(base)] if not states <= _OVER and state != "running" else []
+    notes += [f"shard {shard}: {note}" for shard, status in found for note in status.notes]
+    unaccounted = [status.unaccounted_max for status in statuses if status.unaccounted_max is not None]
+    return Status(
+        job=layout.job,
+        state=state,
+        items=_sum(ItemCounts, [status.items for status in statuses]),
+        sends=_sum(SendCounts, [status.sends for status in statuses]),
+        usage=_usage([status.usage for status in statuses]),
+        lanes=_lanes(statuses),
+        unaccounted_max=sum(unaccounted) if unaccounted else None,
+        dir=str(base),
+        simulated=layout.simulated,
+        failures=_groups(group for status in statuses for group in status.failures),
+        held=_groups(group for status in statuses for group in status.held),
+        batches=tuple(batch for status in statuses for batch in status.batches),
+        budget=_budget(statuses),
+        notes=tuple(notes),
+        next_command=_next(base, found, states),
+        message=next((f"shard {shard}: {status.message}" for shard, status in found if status.message), None),
+        shards=tuple(shown),
+    )
+
+
+def _next(base: Path, found: list[tuple[Shard, Status]], states: set[RunState]) -> str | None:
+    """`merge` when all shards are over; else what goes on with the first that is not, if nothing works on it."""
+    if states <= _OVER:
+        return f"batchrunner merge {shlex.quote(str(base))}"
+    return next((status.next_command for _, status in found if status.next_command is not None), None)
+
+
+def _sum(kind: type[Counts], all_counts: list[Counts]) -> Counts:
+    return kind(**{one.name: sum(getattr(counts, one.name) for counts in all_counts) for one in fields(kind)})
+
+
+def _usage(usages: list[UsageCounts]) -> UsageCounts:
+    tokens_in = [usage.input_tokens for usage in usages if usage.input_tokens is not None]
+    tokens_out = [usage.output_tokens for usage in usages if usage.output_tokens is not None]
+    return UsageCounts(
+        input_tokens=sum(tokens_in) if tokens_in else None,
+        output_tokens=sum(tokens_out) if tokens_out else None,
+        images=sum(usage.images for usage in usages),
+    )
+
+
+def _lanes(statuses: list[Status]) -> tuple[LaneStatus, ...]:
+    """Of lanes with the same account, model and trouble the one that waits longest."""
+    longest: dict[tuple[str, str, str | None], LaneStatus] = {}
+    for lane in (lane for status in statuses for lane in status.lanes):
+        known = longest.get(key := (lane.account, lane.model, lane.kind))
+        if known is None or (known.until or "") < (lane.until or ""):
+            longest[key] = lane
+    return tuple(longest.values())
+
+
+def _groups(groups: Iterable[FailureGroup]) -> tuple[FailureGroup, ...]:
+    counts, first = Counter[tuple[str, str]](), dict[tuple[str, str], FailureGroup]()
+    for group in groups:
+        counts[group.kind, group.message] += group.count
+        first.setdefault((group.kind, group.message), group)
+    return tuple(replace(first[cause], count=count) for cause, count in counts.most_common())
+
+
+def _budget(statuses: list[Status]) -> tuple[BudgetLine, ...]:
+    """What all shards have used; the limit is that of those that have begun."""
+    lines: dict[str, BudgetLine] = {}
+    for line in (line for status in statuses for line in status.budget):
+        known = lines.get(line.unit)
+        if known is None:
+            lines[line.unit] = line
+            continue
+        limits = (known.limit, line.limit)
+        limit = None if None in limits else sum(each for each in limits if each is not None)
+        lines[line.unit] = replace(
+            known, limit=limit, spent=known.spent + line.spent, in_flight=known.in_flight + line.in_flight
+        )
+    return tuple(lines.values())
