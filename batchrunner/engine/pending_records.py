@@ -3,7 +3,8 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+from weakref import WeakSet
 
 from batchrunner.core.errors import LifecycleError, StoreBrokenError
 from batchrunner.core.events import Done, Intent, Named
@@ -19,14 +20,20 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _SENDING: Final = ItemState.SENDING.value
+_RECORDING: Final[WeakSet[asyncio.Future[Any]]] = WeakSet()
+"""Tasks of records that are under way: nobody else has them, so nobody cancels them."""
 
 
 async def uncancellable(record: Awaitable[T]) -> T:
     """Let a terminal record finish even when its caller is cancelled meanwhile; the cancellation comes afterwards.
 
     A record that fails in that time raises what it raises: whoever waits must learn that an answer was not kept.
+    Within another such record it is a part of it: nobody can cancel that one's task, so it needs none of its own.
     """
+    if asyncio.current_task() in _RECORDING:
+        return await record
     task = asyncio.ensure_future(record)
+    _RECORDING.add(task)
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:

@@ -46,7 +46,9 @@ _NAMED: Final = ("imageurl", "outputimage", "outputurl", "pictureurl", "image", 
 """Keys of one picture."""
 _LINKS: Final = ("url", "uri", "fileurl", "downloadurl", "signedurl", "href", "file")
 """Keys of one address, which outside of results is a picture's only where its path ends like one."""
-_ENTRY: Final = (*_BASE64, "url", *_NAMED, *_LINKS)
+_RESULTS: Final = (*_LISTS, *_OUTPUTS)
+_ANYWHERE: Final = (*_BASE64, "url", *_NAMED, *_LINKS, *_RESULTS, *_WRAPPERS)
+"""Keys of a result, in the order in which they are believed."""
 _PICTURE_PATH: Final = re.compile(r"\.(png|jpe?g|webp|gif|bmp|tiff?|avif|heic|heif|jxl|svg)$", re.IGNORECASE)
 _MAGIC: Final = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"BM", b"II*\x00", b"MM\x00*", b"\x00\x00\x00", b"<svg")
 _LEAST_BASE64_CHARS: Final = 32
@@ -81,9 +83,9 @@ def mentions_results(value: Json, *, depth: int = 0) -> bool:
     if not is_object(value) or depth > _DEEPEST:
         return False
     keys = _by_plain_name(value)
-    if any(_is_filled(keys.get(name)) for name in (*_LISTS, *_OUTPUTS)):
+    if any(_is_filled(keys.get(name)) for name in _RESULTS):
         return True
-    return any(mentions_results(keys.get(name), depth=depth + 1) for name in _WRAPPERS)
+    return any(mentions_results(keys[name], depth=depth + 1) for name in _WRAPPERS if name in keys)
 
 
 def has_empty_results(value: Json, *, depth: int = 0) -> bool:
@@ -91,9 +93,9 @@ def has_empty_results(value: Json, *, depth: int = 0) -> bool:
     if not is_object(value) or depth > _DEEPEST:
         return False
     keys = _by_plain_name(value)
-    if any(name in keys and not _is_filled(keys[name]) for name in (*_LISTS, *_OUTPUTS)):
+    if any(name in keys and not _is_filled(keys[name]) for name in _RESULTS):
         return True
-    return any(has_empty_results(keys.get(name), depth=depth + 1) for name in (*_WRAPPERS, *_OUTPUTS))
+    return any(has_empty_results(keys[name], depth=depth + 1) for name in (*_WRAPPERS, *_OUTPUTS) if name in keys)
 
 
 class _Finder:
@@ -108,13 +110,13 @@ class _Finder:
         if not is_object(value) or depth > _DEEPEST:
             return []
         keys = _by_plain_name(value)
-        for name in (*_LISTS, *_OUTPUTS):
-            if found := self._of_results(keys.get(name), depth + 1):
+        for name in _RESULTS:
+            if name in keys and (found := self._of_results(keys[name], depth + 1)):
                 return found
         if isinstance(listed := keys.get("data"), list) and (found := self._of_results(listed, depth + 1)):
             return found
         for name in _WRAPPERS:
-            if found := self.of_reply(keys.get(name), depth + 1):
+            if name in keys and (found := self.of_reply(keys[name], depth + 1)):
                 return found
         # where the place of the results is known and empty, what is next to it is something else
         return [] if has_empty_results(value) else self._of_names(keys, depth)
@@ -122,7 +124,7 @@ class _Finder:
     def _of_names(self, keys: dict[str, Json], depth: int) -> list[PictureUrl | PictureBytes]:
         """Of what is named a picture, or is an address that ends like one."""
         for name in (*_BASE64, *_NAMED):
-            if found := self._of_results(keys.get(name), depth + 1):
+            if name in keys and (found := self._of_results(keys[name], depth + 1)):
                 return found
         for name in _LINKS:
             link = keys.get(name)
@@ -147,8 +149,8 @@ class _Finder:
                 ref = picture_from_base64(packed)
                 return [ref] if ref is not None else []
         numbered = [entry for name, entry in keys.items() if name.isdigit()]
-        for name in (*_ENTRY, *_LISTS, *_OUTPUTS, *_WRAPPERS):
-            if found := self._of_results(keys.get(name), depth + 1):
+        for name in _ANYWHERE:
+            if name in keys and (found := self._of_results(keys[name], depth + 1)):
                 return found
         return [ref for entry in numbered for ref in self._of_results(entry, depth + 1)]
 

@@ -6,7 +6,6 @@ slash, or a scenario of this table, means this kind. Pictures are PNG whatever `
 
 import base64
 import re
-from dataclasses import replace
 
 from batchrunner.core.job import Json
 from batchrunner.simulator.answers import count_tokens
@@ -110,7 +109,7 @@ def _usage(order: Order, count: int) -> dict[str, Json]:
 
 def _urls(order: Order, tasks: SimulatedTasks, count: int) -> list[Json]:
     """On the storage host, as the finished task that this order would have been elsewhere."""
-    task, _ = tasks.accept(replace(order, chosen={**order.chosen, "img-sync-result": None}))
+    task = tasks.finished(order)
     return [{"url": f"{order.files_base}/files/{task.id}_{at}.png"} for at in range(count)]
 
 

@@ -108,8 +108,11 @@ class SimulatedDownloads:
         collector = _Collector()
         total_s = self._timeouts.download_s
         play = _Play(script, self._clock, self._timeouts, total_s=total_s, cap_bytes=PICTURE_CAP_BYTES)
-        await asyncio.sleep(0)
-        ending = await _read(play, collector)
+        if (waits := play.only_waits()) is not None:
+            ending = await play.at_once(waits, collector)
+        else:
+            await asyncio.sleep(0)
+            ending = await _read(play, collector)
         if isinstance(ending, Interrupted):
             return _download_problem(f"{url}: {ending.message}")
         if script.status != 200:

@@ -104,15 +104,19 @@ class LightLoop(OneThreadLoop):
         return handle
 
     def _run_once(self) -> None:
-        """One turn: what is in line and what is due, or a jump to what is due next."""
-        ready, timers = self._ready, self._timers
-        if self.cancelled_timers > _FEW_CANCELLED and self.cancelled_timers > len(timers) // 2:
+        """Turns, until it is to stop: what is in line and what is due, or a jump to what is due next."""
+        while True:
+            self._turn()
+            if self._stopping:
+                return
+
+    def _turn(self) -> None:
+        ready, timers, jumper = self._ready, self._timers, self._jumper
+        if self.cancelled_timers:
             self._forget_cancelled()
-        while timers and timers[0][2].call is None:
-            heapq.heappop(timers)[2].waits = None
-            self.cancelled_timers -= 1
         self._turns += 1
-        if self.held or self._turns >= _ASKED_EVERY or not (ready or timers or self._stopping):
+        is_held = self._under_way or jumper.sockets > jumper.own_sockets
+        if is_held or self._turns >= _ASKED_EVERY or not (ready or timers or self._stopping):
             self._ask(timers[0][0] if timers else None)
         elif not ready and not self._stopping and timers[0][0] > self._now:
             self._now = timers[0][0]
@@ -122,21 +126,21 @@ class LightLoop(OneThreadLoop):
             handle.waits = None
             ready.append(handle)
         for _ in range(len(ready)):
-            self._call(ready.popleft())
-
-    def _call(self, handle: asyncio.Handle) -> None:
-        if type(handle) is not _Handle:
-            handle._run()  # noqa: SLF001 - a socket's, made by the base class; it says so to loops alone
-            return
-        call = handle.call
-        if call is None:
-            return
-        try:
-            handle.context.run(call, *handle.args)
-        except (SystemExit, KeyboardInterrupt):
-            raise
-        except BaseException as error:  # noqa: BLE001 - as the base class: reported to the loop's exception handler
-            self.call_exception_handler({"message": f"Exception in {call!r}", "exception": error, "handle": handle})
+            following = ready.popleft()
+            if type(following) is not _Handle:
+                following._run()  # noqa: SLF001 - a socket's, made by the base class; it says so to loops alone
+                continue
+            call = following.call
+            if call is None:
+                continue
+            try:
+                following.context.run(call, *following.args)
+            except (SystemExit, KeyboardInterrupt):
+                raise
+            except BaseException as error:  # noqa: BLE001 - as the base class: reported to the loop's exception handler
+                self.call_exception_handler(
+                    {"message": f"Exception in {call!r}", "exception": error, "handle": following}
+                )
 
     def _ask(self, due: float | None) -> None:
         """As a turn of the base class asks the system for events, and waits for them by the rule of virtual time."""
@@ -145,6 +149,12 @@ class LightLoop(OneThreadLoop):
         self._process_events(self._jumper.select(timeout))
 
     def _forget_cancelled(self) -> None:
-        self._timers[:] = [entry for entry in self._timers if entry[2].call is not None]
-        heapq.heapify(self._timers)
-        self.cancelled_timers = 0
+        """Those that would be next, and all of them where they are the most."""
+        timers = self._timers
+        if self.cancelled_timers > _FEW_CANCELLED and self.cancelled_timers > len(timers) // 2:
+            timers[:] = [entry for entry in timers if entry[2].call is not None]
+            heapq.heapify(timers)
+            self.cancelled_timers = 0
+        while timers and timers[0][2].call is None:
+            heapq.heappop(timers)[2].waits = None
+            self.cancelled_timers -= 1

@@ -102,13 +102,19 @@ class SimulatedTasks:
 
     def accept(self, order: Order) -> tuple[Task, Script]:
         """A new task and the reply with its id."""
-        number = digest_of(f"{order.random_source.content}/{order.nth}") % 9_000_000 + 1_000_000
-        name = str(number) if "img-id-number" in order.chosen else _SAME_ID if "img-same-id" in order.chosen else None
-        task = self._make(order, name=name)
+        at_once = "img-sync-result" in order.chosen or "img-with-picture" in order.chosen
+        task = self._kept(self._make(order, at_once=at_once))
+        return task, _odd_submit(task, order.request_id) or json_script(self._submit_body(task, order))
+
+    def finished(self, order: Order) -> Task:
+        """A task that is at its end as soon as it is ordered: its picture is there."""
+        return self._kept(self._make(order, at_once=True))
+
+    def _kept(self, task: Task) -> Task:
         self._tasks[task.id] = task
         if len(self._tasks) > _MOST_KEPT:
             del self._tasks[next(iter(self._tasks))]
-        return task, _odd_submit(task, order.request_id) or json_script(self._submit_body(task, order))
+        return task
 
     def adopt(self, task_id: str, *, model: str, accepted_at: float) -> None:
         """Continue a task that another provider accepted."""
@@ -156,27 +162,32 @@ class SimulatedTasks:
         task_state = {**_task_state(task, visit.now, files_base), "request_id": visit.request_id}
         return json_script(_wrapped(task_state) if "img-wrapped" in task.chosen else task_state)
 
-    def _make(self, order: Order, *, name: str | None) -> Task:
+    def _make(self, order: Order, *, at_once: bool) -> Task:
         fault = self._faults.pick(order.random_source, TASK_FAULTS)
         duration_s = order.figure("img-slow", order.latency.task_s * (_SLOW if fault == "task_slow" else 1.0))
         size = picture_size(order.body)
         seed = order.body.get("seed")
         return Task(
-            id=name or _name(order.random_source.content, order.now, size, order.nth, self._seed),
+            id=self._name_of(order, size),
             content=order.random_source.content,
             prompt=as_text(order.body.get("prompt")),
             size=size,
             seed=seed if isinstance(seed, int) else self._seed,
             accepted_at=order.now,
-            duration_s=0.0
-            if "img-sync-result" in order.chosen or "img-with-picture" in order.chosen
-            else order.random_source.spread(duration_s, order.latency.spread, "task"),
+            duration_s=0.0 if at_once else order.random_source.spread(duration_s, order.latency.spread, "task"),
             chosen=order.chosen,
             account=order.lane.account.hash,
             model=order.model,
             fails=fault == "task_fail" or _asked_to_fail(order),
             paint=self.paint,
         )
+
+    def _name_of(self, order: Order, size: tuple[int, int]) -> str:
+        if "img-id-number" in order.chosen:
+            return str(digest_of(f"{order.random_source.content}/{order.nth}") % 9_000_000 + 1_000_000)
+        if "img-same-id" in order.chosen:
+            return _SAME_ID
+        return _name(order.random_source.content, order.now, size, order.nth, self._seed)
 
     def _submit_body(self, task: Task, order: Order) -> Json:
         if "img-sync-result" in task.chosen:

@@ -149,6 +149,34 @@ def test_a_record_that_fails_while_its_task_is_cancelled_is_reported() -> None:
     run_virtual(main)
 
 
+def test_a_record_within_a_record_is_a_part_of_it() -> None:
+    """It has no task of its own, and is finished all the same when whoever waits is cancelled."""
+    tasks: set[object] = set()
+    steps: list[str] = []
+
+    async def inner() -> None:
+        tasks.add(asyncio.current_task())
+        await asyncio.sleep(1.0)
+        steps.append("inner")
+
+    async def outer() -> None:
+        tasks.add(asyncio.current_task())
+        await uncancellable(inner())
+        steps.append("outer")
+
+    async def main() -> None:
+        task = asyncio.create_task(uncancellable(outer()))
+        await asyncio.sleep(0.5)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert steps == ["inner", "outer"]
+        assert len(tasks) == 1
+        assert task not in tasks
+
+    run_virtual(main)
+
+
 def test_nothing_happens_to_a_run_without_faults() -> None:
     harnesses = [plain_seeded_run(seed, endings=lambda _: Ending()) for seed in range(10)]
     quiet = [harness for harness in harnesses if harness.world.faults == NO_FAULTS]
