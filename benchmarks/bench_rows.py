@@ -12,7 +12,7 @@ from typing import Final
 
 from bench_peers import PEERS, peer_took
 from bench_report import Figure, curves
-from bench_runs import KEYS, PROGRAM, PROMPT, CannotMeasureError, OwnJob, Took, bare, instructions, run_process
+from bench_runs import KEYS, PROGRAM, PROMPT, CannotMeasureError, OwnJob, Took, bare, floor, instructions, run_process
 from bench_servers import most_open
 
 CHAT: Final = "/v1/chat/completions"
@@ -122,11 +122,17 @@ def _slow_1000(bench: Bench) -> list[Figure]:
 
 def _stream(bench: Bench) -> list[Figure]:
     number, url = bench.size(1500, 10_000), f"{bench.stub}/flushed"
-    ratios = []
+    ratios, floors = [], []
     for _ in range(bench.rounds):
         loop = bench.bare("stream", url + CHAT, number, 64)
         ratios.append(loop.span_s / bench.own(url, number, stream=True).span_s)
-    return [Figure(name="stream", title=_STREAM, values=ratios, least=1.2, note=f"{number:,} items")]
+        job = OwnJob(home=bench.home, url=url, count=number, stream=True)
+        least = floor(["stream", str(job.folder / "job.yaml"), "64"], core=bench.core)
+        floors.append(loop.span_s / least.span_s)
+    return [
+        Figure(name="stream", title=_STREAM, values=ratios, least=1.2, note=f"{number:,} items"),
+        Figure(name="stream:floor", title=f"{_STREAM}: floor", values=floors, note=_STREAM_FLOOR),
+    ]
 
 
 def _process(source: str) -> Callable[[Bench], list[Figure]]:
@@ -180,7 +186,7 @@ def _pictures(bench: Bench) -> list[Figure]:
         ("pictures", "pictures", _PICTURES, False),
         ("pictures:thumbnails", "thumbnails", _THUMBNAILS, True),
     ):
-        ratios, cpu, stalls, by_itself = [], [], [], []
+        ratios, cpu, stalls, by_itself, floors, floors_by_itself = [], [], [], [], [], []
         for _ in range(bench.rounds):
             alone = bench.bare(way, str(bench.files), number, 1)
             more = {"output": {"dir": "out", "report": thumbnails}}
@@ -198,6 +204,10 @@ def _pictures(bench: Bench) -> list[Figure]:
             cpu.append(alone.cpu_s / own.cpu_s)
             stalls.append(_percentile_99([lag for lag, _ in own.stalls]) * 1000.0)
             by_itself.append(_percentile_99([busy for _, busy in own.stalls]) * 1000.0)
+            words = ["pictures", str(bench.files), str(number), *(["--thumbnails"] if thumbnails else [])]
+            least = floor(words, core=bench.core)
+            floors.append(_percentile_99([lag for lag, _ in least.stalls]) * 1000.0)
+            floors_by_itself.append(_percentile_99([busy for _, busy in least.stalls]) * 1000.0)
         size = (bench.files / "picture.png").stat().st_size / 1e6
         note = f"{number} pictures of {size:.1f} MB, one core"
         figures += [
@@ -211,6 +221,14 @@ def _pictures(bench: Bench) -> list[Figure]:
                 least=15.0,
                 less_is_better=True,
                 note=f"a timer every 5 ms; {statistics.median(by_itself):.1f} ms of them by the process's own CPU",
+            ),
+            Figure(
+                name=f"{name}:stalls-floor",
+                title=f"{title}: the event loop's stalls, p99: floor",
+                unit="ms",
+                values=floors,
+                note="two bare threads with the same pictures, a loop with nothing to do; "
+                f"{statistics.median(floors_by_itself):.1f} ms by the process's own CPU",
             ),
         ]
     return figures
@@ -401,6 +419,7 @@ def _scale(bench: Bench) -> list[Figure]:
 _CURVES = ("first run", "resume, nothing to do", "resume after a kill", "status", "plan", "export", "bare msgspec loop")
 _SLOW = "1,000 at once against 200 ms: ideal makespan to ours"
 _STREAM = "Chat, streamed in 42 flushed chunks, to a bare loop: span"
+_STREAM_FLOOR = "transport, decoder, ledger and results without the engine"
 _IN_FLIGHT = "Requests in flight at once, answers after 5 s"
 _PICTURES = "Images, 1024² PNGs, to verify + load + write alone"
 _THUMBNAILS = "Images with thumbnails (default), to verify + load + thumbnail + write alone"

@@ -122,6 +122,15 @@ def bare(way: str, url: str, count: int, at_once: int, *, core: int | None) -> T
     return took
 
 
+def floor(words: list[str], *, core: int | None) -> Took:
+    """What the promises alone cost, see `bench_floor`: `span_s`, or `stalls`."""
+    took = run_process([sys.executable, str(HERE / "bench_floor.py"), *words], cwd=HERE, core=core, env=KEYS)
+    said = json.loads(took.said)
+    took.span_s = said.get("span_s", 0.0)
+    took.stalls = [(lag, own) for lag, own in said.get("stalls", ())]
+    return took
+
+
 @dataclass(slots=True, kw_only=True)
 class OwnJob:
     """A job for this program, made anew for each run."""
