@@ -64,7 +64,7 @@ screenshots: browser
 	$(BIN)/python -m tools.screenshots
 
 test-servers: setup
-	@echo "== servers that no one here wrote: llama.cpp's, llmock and LiteLLM's proxy; what cannot be had is skipped"
+	@echo "== servers that no one here wrote: llama.cpp's, llmock, LiteLLM's proxy and ogx; what cannot be had is skipped"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[servers]' \
 	  || echo "== llama.cpp cannot be installed here (pip says why, above): its tests are skipped"
 	@test -e .servers/node_modules/@copilotkit/aimock || npm install --silent --no-audit --no-fund --prefix .servers @copilotkit/aimock \
@@ -72,6 +72,10 @@ test-servers: setup
 	@test -x .servers/litellm/bin/litellm \
 	  || { $(PYTHON) -m venv .servers/litellm && .servers/litellm/bin/pip install --quiet --disable-pip-version-check 'litellm[proxy]'; } \
 	  || echo "== LiteLLM's proxy cannot be installed here: its tests are skipped"
+	@test -x .servers/ogx/bin/ogx || { for python in python3.12 python3.13 "$$HOME"/.pyenv/versions/3.1[23].*/bin/python; do \
+	    "$$python" -c '' 2>/dev/null && "$$python" -m venv .servers/ogx && break; done; \
+	    .servers/ogx/bin/pip install --quiet --disable-pip-version-check ogx; } 2>/dev/null \
+	  || echo "== ogx, which needs Python 3.12 or newer, cannot be installed here: its tests are skipped"
 	$(BIN)/python -m pytest tests/servers
 
 torture: setup

@@ -1,4 +1,4 @@
-"""Two more servers that no one here wrote: `llmock` (npm) and LiteLLM's proxy; each in a process of its own.
+"""More servers that no one here wrote: `llmock` (npm), LiteLLM's proxy and ogx; each in a process of its own.
 
 `make test-servers` installs them into `.servers/` at the top of the repository; where one is absent its tests skip.
 """
@@ -20,6 +20,7 @@ import pytest
 INSTALLED = Path(__file__).resolve().parents[2] / ".servers"
 LLMOCK = INSTALLED / "node_modules/@copilotkit/aimock/dist/cli.js"
 LITELLM = INSTALLED / "litellm/bin/litellm"
+OGX = INSTALLED / "ogx/bin/ogx"
 _NODE = shutil.which("node")
 _PATIENCE_S = 120.0
 _LOOK_S = 0.05
@@ -29,6 +30,9 @@ needs_llmock = pytest.mark.skipif(
 )
 needs_litellm = pytest.mark.skipif(
     not LITELLM.exists(), reason="LiteLLM's proxy is not installed: run `make test-servers`"
+)
+needs_ogx = pytest.mark.skipif(
+    not OGX.exists(), reason="ogx, which needs Python 3.12, is not installed: run `make test-servers`"
 )
 
 
@@ -59,8 +63,55 @@ def litellm(models: list[dict[str, Any]], *, port: int, folder: Path) -> Iterato
 
 
 @contextlib.contextmanager
+def ogx(upstream: str, *, port: int, folder: Path) -> Iterator[str]:
+    """Start ogx with files and both kinds of batches in front of an OpenAI-like server; gives its root.
+
+    It keeps everything below `folder`, so that another one there goes on with what this one left.
+    """
+    kept, sql = {"backend": "kv"}, {"backend": "sql"}
+
+    def provider(kind: str, config: dict[str, Any]) -> list[dict[str, Any]]:
+        return [{"provider_id": kind.partition("::")[2], "provider_type": kind, "config": config}]
+
+    config = {
+        "version": 2,
+        "distro_name": "tests",
+        "apis": ["batches", "files", "inference", "messages"],
+        "providers": {
+            "inference": provider("remote::vllm", {"base_url": upstream, "api_token": "none"}),
+            "files": provider(
+                "inline::localfs",
+                {"storage_dir": str(folder / "files"), "metadata_store": {**sql, "table_name": "files"}},
+            ),
+            "messages": provider("inline::builtin", {"kvstore": {**kept, "namespace": "messages"}}),
+            "batches": provider("inline::reference", {"sqlstore": {**sql, "table_name": "batches"}}),
+        },
+        "storage": {
+            "backends": {
+                "kv": {"type": "kv_sqlite", "db_path": str(folder / "kv.db")},
+                "sql": {"type": "sql_sqlite", "db_path": str(folder / "sql.db")},
+            },
+            "stores": {
+                "metadata": {**kept, "namespace": "registry"},
+                **{
+                    name: {**sql, "table_name": name}
+                    for name in ("inference", "conversations", "prompts", "connectors")
+                },
+            },
+        },
+        "registered_resources": {"models": []},
+    }
+    script = folder / "ogx.yaml"
+    script.write_text(json.dumps(config))
+    command = [str(OGX), "run", str(script), "--port", str(port), "--insecure"]
+    root = f"http://127.0.0.1:{port}"
+    with _running(command, log=folder / "ogx.log", health=f"{root}/v1/health"):
+        yield root
+
+
+@contextlib.contextmanager
 def _running(command: list[str], *, log: Path, health: str, more: dict[str, str] | None = None) -> Iterator[None]:
-    with log.open("wb") as out:
+    with log.open("ab") as out:
         process = subprocess.Popen(command, stdout=out, stderr=out, env={**os.environ, **(more or {})}, cwd=log.parent)
     try:
         deadline = time.monotonic() + _PATIENCE_S
