@@ -59,7 +59,7 @@ from batchrunner.stores.takeover import DirectoryState, look_over, remembered, t
 from batchrunner.stores.threads import Threads
 from batchrunner.stores.timezones import offset_of_zone
 from batchrunner.transport import Secret, read_keys
-from batchrunner.transport.secrets import KeylessItems, mask
+from batchrunner.transport.secrets import KeylessItems, Masker, mask
 
 
 async def assemble(
@@ -271,7 +271,8 @@ def _ports(
 
     each = AnswerFolder(artifacts, path_of=items.path_of) if job.output.each else None
     dialect = dialect_for(job.provider)
-    batches = batches_for(job.provider, dialect) if has_batches else None
+    masker = Masker(keys.values())
+    batches = batches_for(job.provider, dialect, masker.masked) if has_batches else None
     return Ports(
         clock=clock,
         items=items,
@@ -291,7 +292,7 @@ def _ports(
         held_from_bytes=getattr(transport, "held_from_bytes", 0) if isinstance(transport, Holding) else sys.maxsize,
         confirm=confirm,
         batches=batches,
-        batch_files=BatchFolder(folder, files=files) if batches is not None else None,
+        batch_files=BatchFolder(folder, files=files, clean=masker.masked_lines) if batches is not None else None,
         reusable=ReusedRows(others, artifacts, each=each, disk=disk) if others.runs else None,
         control=control,
     )

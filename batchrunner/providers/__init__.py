@@ -13,6 +13,7 @@ from batchrunner.core.presets import PRESETS
 
 if TYPE_CHECKING:
     from batchrunner.core.ports import BatchDialect, Dialect, TaskDialect
+    from batchrunner.providers.batch_replies import Hide
 
 
 def _anthropic_messages(provider: Provider) -> "Dialect":
@@ -72,19 +73,19 @@ DIALECTS: Final[dict[DialectName, "Callable[[Provider], Dialect | TaskDialect]"]
 """Each is loaded when a run first uses it; a job is checked without any."""
 
 
-def _openai_batches(provider: Provider, chat: "Dialect") -> "BatchDialect":
+def _openai_batches(provider: Provider, chat: "Dialect", hide: "Hide") -> "BatchDialect":
     from batchrunner.providers.openai_batches import OpenAiBatches
 
-    return OpenAiBatches(provider, chat)
+    return OpenAiBatches(provider, chat, hide)
 
 
-def _anthropic_batches(provider: Provider, chat: "Dialect") -> "BatchDialect":
+def _anthropic_batches(provider: Provider, chat: "Dialect", hide: "Hide") -> "BatchDialect":
     from batchrunner.providers.anthropic_batches import AnthropicBatches
 
-    return AnthropicBatches(provider, chat)
+    return AnthropicBatches(provider, chat, hide)
 
 
-BATCHES: Final[dict[DialectName, "Callable[[Provider, Dialect], BatchDialect]"]] = {
+BATCHES: Final[dict[DialectName, "Callable[[Provider, Dialect, Hide], BatchDialect]"]] = {
     "openai-chat": _openai_batches,
     "anthropic-messages": _anthropic_batches,
 }
@@ -101,10 +102,13 @@ def dialect_for(provider: Provider) -> "Dialect | TaskDialect":
     return DIALECTS[provider.dialect](provider)
 
 
-def batches_for(provider: Provider, chat: "Dialect") -> "BatchDialect | None":
-    """The dialect of the provider's batches, over the one of its answers; None where there are none."""
+def batches_for(provider: Provider, chat: "Dialect", hide: "Hide" = lambda outcome: outcome) -> "BatchDialect | None":
+    """The dialect of the provider's batches, over the one of its answers; None where there are none.
+
+    `hide` takes keys out of what the lines of result files come to.
+    """
     made = BATCHES.get(provider.dialect)
-    return made(provider, chat) if made is not None else None
+    return made(provider, chat, hide) if made is not None else None
 
 
 def has_batches(job: Job) -> bool:

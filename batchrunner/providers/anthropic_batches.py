@@ -20,7 +20,7 @@ from batchrunner.core.ports import Dialect
 from batchrunner.core.remote_batch import BatchLine, BatchLook, BatchPage
 from batchrunner.providers.anthropic_messages import VERSION
 from batchrunner.providers.batch_hosts import is_known
-from batchrunner.providers.batch_replies import ChatReplies, get, not_understood, text_of
+from batchrunner.providers.batch_replies import ChatReplies, Hide, as_it_is, get, not_understood, text_of
 from batchrunner.providers.error_bodies import plain_problem, refusal
 from batchrunner.providers.json_decoder import WholeReply
 from batchrunner.providers.json_text import at, decode, encode, is_object
@@ -54,8 +54,8 @@ class AnthropicBatches(ChatReplies):
     finds_again = False
     uploads = False
 
-    def __init__(self, provider: Provider, chat: Dialect) -> None:
-        super().__init__(provider, chat)
+    def __init__(self, provider: Provider, chat: Dialect, hide: Hide = as_it_is) -> None:
+        super().__init__(provider, chat, hide)
         self._batches = anthropic_url(provider, "messages/batches")
         self.is_known = is_known(provider)
         """Whether the provider is known to have batches."""

@@ -1,6 +1,7 @@
 """What the dialects of batches have in common: a result file on its way, and a line that the chat dialect reads."""
 
 from collections.abc import Callable
+from typing import TypeAlias
 
 from batchrunner.core.classify import family_of
 from batchrunner.core.http import Completed, Decoder, Ending, Interrupted, Request, ResponseHead
@@ -12,12 +13,21 @@ from batchrunner.core.remote_batch import BatchLine
 from batchrunner.providers.error_bodies import message_in, plain_problem
 from batchrunner.providers.json_decoder import WholeReply, is_success
 
+Hide: TypeAlias = Callable[[SendOutcome], SendOutcome]
+"""Takes keys out of what a line came to: it did not come through the transport, which does that for replies."""
+
+
+def as_it_is(outcome: SendOutcome) -> SendOutcome:
+    """A `Hide` where there are no keys."""
+    return outcome
+
 
 class ChatReplies:
     """Of a provider's batches, whose results are replies of its chat dialect."""
 
-    def __init__(self, provider: Provider, chat: Dialect) -> None:
+    def __init__(self, provider: Provider, chat: Dialect, hide: Hide = as_it_is) -> None:
         self._chat = chat
+        self._hide = hide
         self._family = family_of(provider)
 
     def downloaded(self, write: Callable[[bytes], None]) -> Decoder[Problem | None]:
@@ -25,7 +35,10 @@ class ChatReplies:
         return FileReply(WholeReply(self._family, read=lambda _head, _value: None), write)
 
     def answer(self, item: Item, line: BatchLine, *, received_at: float) -> SendOutcome:
-        """What the reply in a line comes to, as the chat dialect reads it."""
+        """What the reply in a line comes to, as the chat dialect reads it, without keys that a server repeats."""
+        return self._hide(self._answer(item, line, received_at=received_at))
+
+    def _answer(self, item: Item, line: BatchLine, *, received_at: float) -> SendOutcome:
         if line.problem is not None:
             return line.problem
         headers = {"content-type": "application/json"}

@@ -20,7 +20,7 @@ from batchrunner.core.outcome import Problem, Revision
 from batchrunner.core.ports import Dialect
 from batchrunner.core.remote_batch import BatchLine, BatchLook, BatchPage
 from batchrunner.providers.batch_hosts import BatchHost, host_of, is_known
-from batchrunner.providers.batch_replies import ChatReplies, get, not_understood, text_of
+from batchrunner.providers.batch_replies import ChatReplies, Hide, as_it_is, get, not_understood, text_of
 from batchrunner.providers.error_bodies import refusal
 from batchrunner.providers.json_decoder import WholeReply
 from batchrunner.providers.json_text import NotJson, decode, encode, is_object
@@ -68,8 +68,8 @@ _MOST_BYTES: Final = 25_000_000
 class OpenAiBatches(ChatReplies):
     """A `BatchDialect` over the chat dialect of the same provider."""
 
-    def __init__(self, provider: Provider, chat: Dialect) -> None:
-        super().__init__(provider, chat)
+    def __init__(self, provider: Provider, chat: Dialect, hide: Hide = as_it_is) -> None:
+        super().__init__(provider, chat, hide)
         self._files = openai_url(provider, "files")
         self._batches = openai_url(provider, "batches")
         host = host_of(provider)

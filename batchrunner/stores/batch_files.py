@@ -1,14 +1,14 @@
-"""`batches/` in a run's directory: the result files of batches, as the server sent them.
+"""`batches/` in a run's directory: the result files of batches, as the server sent them, but for keys that it repeats.
 
 They are whole and durable before any of their lines counts, so that a crash while they are read costs nothing but time.
 Refuses to follow links.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
 from batchrunner.core.remote_batch import ResultFile
 from batchrunner.stores.files import (
@@ -24,13 +24,18 @@ from batchrunner.stores.files import (
 
 BATCHES: Final = "batches"
 _STEP_BYTES: Final = 1 << 20
+Clean: TypeAlias = Callable[[bytes], bytes]
+"""Whole lines without the keys in them."""
 
 
 class ResultFileWriter:
     """Implements `core.ports.FileBeingWritten`."""
 
-    def __init__(self, folder: Path, name: str, *, files: Files) -> None:
+    def __init__(self, folder: Path, name: str, *, files: Files, clean: Clean) -> None:
         self._files = files
+        self._clean = clean
+        self._rest = bytearray()
+        """The beginning of a line."""
         self._path = folder / name
         self._beside, self._descriptor = open_beside(files, folder, PRIVATE_FILE)
         self._sha256 = sha256()
@@ -41,6 +46,13 @@ class ResultFileWriter:
 
     def write(self, data: bytes) -> None:
         """See the port."""
+        whole = data.rfind(b"\n") + 1
+        if whole:
+            self._write(self._clean(bytes(self._rest) + data[:whole]))
+            self._rest.clear()
+        self._rest += data[whole:]
+
+    def _write(self, data: bytes) -> None:
         try:
             write_all(self._files, self._descriptor, data)
         except OSError as error:
@@ -50,6 +62,8 @@ class ResultFileWriter:
 
     def finish(self) -> ResultFile:
         """See the port."""
+        if self._rest:
+            self._write(self._clean(bytes(self._rest)))
         try:
             self._files.fsync(self._descriptor)
             self._files.close(self._descriptor)
@@ -69,9 +83,10 @@ class ResultFileWriter:
 class BatchFolder:
     """Implements `core.ports.BatchFiles`; the folder is made when it is first needed."""
 
-    def __init__(self, folder: Path, *, files: Files = DISK) -> None:
+    def __init__(self, folder: Path, *, files: Files = DISK, clean: Clean = bytes) -> None:
         self._folder = folder
         self._files = files
+        self._clean = clean
 
     def __repr__(self) -> str:
         return f"<BatchFolder {self._folder / BATCHES}>"
@@ -79,7 +94,7 @@ class BatchFolder:
     def begin(self, name: str) -> ResultFileWriter:
         """See the port."""
         try:
-            return ResultFileWriter(self._made(), name, files=self._files)
+            return ResultFileWriter(self._made(), name, files=self._files, clean=self._clean)
         except OSError as error:
             raise broken(self._folder / BATCHES / name, error) from error
 

@@ -5,6 +5,7 @@ docs/reliability.md#threats.
 """
 
 import base64
+import json
 import re
 from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing
@@ -264,6 +265,23 @@ class Masker:
             if sign in words:
                 return False
         return not may_be_escaped(words) or all(secret.escaped().search(words) is None for secret in self._known)
+
+    def masked_lines(self, lines: bytes) -> bytes:
+        """Whole lines of JSON, as JSON again: `masked` of each that holds a key, any other one byte for byte."""
+        if not self._known or not _may_hold([lines.decode("utf-8", "replace")], self._known):
+            return lines
+        return b"\n".join(self._masked_line(line) for line in lines.split(b"\n"))
+
+    def _masked_line(self, line: bytes) -> bytes:
+        text = line.decode("utf-8", "surrogateescape")
+        if not _holds(text, self._known):
+            return line
+        try:
+            value = json.loads(text)
+        except (ValueError, RecursionError):
+            return _masked_text(text, self._known).encode("utf-8", "surrogateescape")
+        # as JSON, not as text: a key's spelling may begin within an escape, and what is left has to be JSON still
+        return json.dumps(_masked(value, self._known, _DEEPEST)).encode()
 
 
 def refuse_keys_in_job(job: Job, keys: Mapping[str, Secret]) -> None:

@@ -5,6 +5,7 @@ import base64
 import json
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -27,8 +28,13 @@ from batchrunner.core.outcome import (
     TaskAddresses,
     ToolCall,
 )
+from batchrunner.core.remote_batch import BatchLine
+from batchrunner.providers.openai_batches import OpenAiBatches
+from batchrunner.providers.openai_chat import OpenAiChat
+from batchrunner.stores.batch_files import BatchFolder
 from batchrunner.transport import Secret
 from batchrunner.transport.secrets import KeylessItems, Masker, masked
+from tests.sdk_compat.items import item, provider
 from tests.transport.servers import ACCOUNT, CANARY, api, downloads, post, reply, sends, serve
 
 pytestmark = pytest.mark.usefixtures("way")  # every test here runs on both ways of the transport
@@ -101,6 +107,58 @@ def test_a_key_anywhere_in_a_value_is_out_of_it(value: Json, path: list[bool]) -
     for as_list in path:
         spoilt = [value, spoilt] if as_list else {"a": value, CANARY: spoilt}
     assert CANARY not in json.dumps(masked(spoilt, SECRETS))
+
+
+SPELT = {
+    "plain": json.dumps(f"the key is {CANARY}."),
+    "in numbers": '"' + "".join(f"\\u{ord(char):04x}" for char in CANARY) + '"',
+    "in JSON in a text": json.dumps(json.dumps({"a": CANARY.replace("-", "\\u002d")})),
+    "behind many escapes": '"' + "\\" * 18 + "\\u" + f"{ord(CANARY[0]):04x}{CANARY[1:]}" + '"',
+    "in base64": json.dumps(base64.b64encode(CANARY.encode()).decode()),
+}
+
+
+@pytest.mark.parametrize("name", SPELT)
+def test_lines_of_json_lose_the_key_and_are_lines_of_json_still(name: str) -> None:
+    """Threat 2: result files of batches, line by line; a line without a key keeps its bytes."""
+    other = b'{"text":  "caf\\u00e9 100%", "n": 1e400}'
+    line = b'{"custom_id": "a", "body": %b}' % SPELT[name].encode()
+    clean = Masker(SECRETS).masked_lines(b"%b\n%b\n%b\n" % (other, line, other)).split(b"\n")
+    assert (clean[0], clean[2:]) == (other, [other, b""])
+    body = json.loads(clean[1])["body"]
+    assert "***" in body
+    assert masked(body, SECRETS) == body
+
+
+def test_lines_that_are_no_json_lose_the_key() -> None:
+    """Threat 2."""
+    clean = Masker(SECRETS).masked_lines(b"\xff {" + CANARY.encode() + b"\nno key\n")
+    assert clean == b"\xff {***\nno key\n"
+
+
+@pytest.mark.parametrize("piece", [1, 7, 4096])
+def test_a_result_file_that_comes_in_pieces_is_masked_as_a_whole(tmp_path: Path, piece: int) -> None:
+    """Threat 2: the key lies across pieces, and the last line has no end."""
+    data = json.dumps({"a": CANARY}).encode() + b'\n{"b": 1}\n' + json.dumps({"c": CANARY}).encode()
+    folder = BatchFolder(tmp_path, clean=Masker(SECRETS).masked_lines)
+    writing = folder.begin("000001.out.jsonl")
+    for start in range(0, len(data), piece):
+        writing.write(data[start : start + piece])
+    kept = writing.finish()
+    assert (tmp_path / kept[0]).read_bytes() == b'{"a": "***"}\n{"b": 1}\n{"c": "***"}'
+    assert folder.stands(kept)
+
+
+def test_a_key_that_comes_in_two_parts_of_an_answer_is_not_in_what_is_made_of_them() -> None:
+    """Threat 2: no line of the file has the whole of it."""
+    server = provider("openai", "openai-chat")
+    parts: Json = [{"type": "text", "text": CANARY[:20]}, {"type": "text", "text": CANARY[20:]}]
+    body: Json = {"choices": [{"message": {"role": "assistant", "content": parts}, "finish_reason": "stop"}]}
+    line = BatchLine(key="a" * 32, status=200, body=json.dumps(body).encode())
+    batches = OpenAiBatches(server, OpenAiChat(server), Masker(SECRETS).masked)
+    answer = batches.answer(item("a", model="m"), line, received_at=0.0)
+    assert isinstance(answer, Answer)
+    assert answer.text == "***"
 
 
 @dataclass
