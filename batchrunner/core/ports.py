@@ -112,7 +112,10 @@ class BatchDialect(Protocol):
 
     @property
     def finds_again(self) -> bool:
-        """Whether a batch is found in the account's list by what was known before it was ordered."""
+        """Whether a batch is found in the account's list by what was known before it was ordered.
+
+        Otherwise the list tells the size and the time of each, and with that at most that none can be it.
+        """
 
     @property
     def uploads(self) -> bool:

@@ -147,6 +147,9 @@ def _counts(batch: RemoteBatch) -> tuple[int, int, int, int]:
 
 # What a dialect of batches says.
 
+_CLOCKS_DIFFER_S: Final = 24 * 3600.0
+"""Between the server's clock and this one, at most."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchLook:
@@ -163,10 +166,18 @@ class BatchLook:
     outputs: tuple[tuple[Literal["out", "err"], str], ...] = ()
     """Its result files: (answers or errors, id)."""
     expires_at: float | None = None
+    requests: int | None = None
+    """How many requests it has; None where that is not told."""
+    created_at: float | None = None
     message: str = ""
     """Why it failed."""
     too_much: bool = False
     """It failed because too much was ordered at once: a smaller one may be taken, later."""
+
+    def may_be(self, batch: RemoteBatch) -> bool:
+        """Whether it can be that batch, which nothing names, by its size and its time; it can if they are not told."""
+        size_fits = not self.requests or self.requests == batch.items
+        return size_fits and (self.created_at is None or self.created_at >= batch.at - _CLOCKS_DIFFER_S)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -27,6 +27,8 @@ _GONE_S: Final = 180.0
 _REFUSED_LOOKS: Final = 3
 _GIVE_UP_S: Final = 26 * 3600.0
 _AFTER_EXPIRY_S: Final = 3600.0
+_LISTED_S: Final = 28 * 24 * 3600.0
+"""For so long a list without names is trusted to have every batch."""
 _NOT_LISTED: Final = frozenset({400, 404, 405, 501})
 NOT_ORDERED: Final = "batch_not_ordered"
 """Why items leave a batch whose order the server does not have."""
@@ -159,10 +161,18 @@ class BatchFollower:
     async def _find(self, followed: OpenBatch) -> None:
         """Look for the batch in the account's list; one that is in none of two looks was never ordered."""
         batch, clock = followed.batch, self.runner.ports.clock
-        if not self.dialect.finds_again:
+        if self.dialect.finds_again:
+            found = await self.requests.find(batch)
+        elif self.dialect.is_known and clock.wall() - batch.at < _LISTED_S:
+            known = {other.batch_id for other in self.runner.state.batches.known.values()}
+            found = await self.requests.find_like(batch, known)
+        else:  # nor is it known whether this list has all batches, and for how long
             await self.hold(batch, "the reply to its order was lost, and this API cannot be asked whether it has it")
             return
-        found = await self.requests.find(batch)
+        if isinstance(found, BatchLook) and not self.dialect.finds_again:
+            same = f"{found.batch_id} has as many requests and may be it, which nothing proves"
+            await self.hold(batch, f"the reply to its order was lost; {same}")
+            return
         if isinstance(found, BatchLook):
             self.runner.say(f"batch {found.batch_id}: found again; the reply to its order was lost")
             await self.phase.accepted(batch, found)

@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -50,6 +50,15 @@ class BatchRequests:
 
     async def find(self, batch: RemoteBatch) -> BatchLook | Problem | None:
         """The batch in the account's list, by our key or by its file; None where it is not there."""
+        return await self._first(
+            batch, lambda look: look.key == batch.key or bool(batch.file and look.input_file == batch.file)
+        )
+
+    async def find_like(self, batch: RemoteBatch, known: Collection[str]) -> BatchLook | Problem | None:
+        """A batch in the account's list that may be this one, and is none of the `known`; None where there is none."""
+        return await self._first(batch, lambda look: look.batch_id not in known and look.may_be(batch))
+
+    async def _first(self, batch: RemoteBatch, fits: Callable[[BatchLook], bool]) -> BatchLook | Problem | None:
         after: str | None = None
         for _ in range(_FIND_PAGES):
             request = self.dialect.listing(after)
@@ -57,7 +66,7 @@ class BatchRequests:
             if isinstance(page, Problem):
                 return page
             for look in page.batches:
-                if look.key == batch.key or (batch.file and look.input_file == batch.file):
+                if fits(look):
                     return look
             after = page.after
             if after is None:

@@ -1,7 +1,8 @@
 """The dialect of Anthropic's message batches: the requests stand in the order itself, and nothing names it.
 
 There is no file of requests and no metadata, so an order whose reply is lost cannot be told from another one of the
-same account: it is held. Each line of the results is a reply that the dialect of messages reads. See docs/batches.md.
+same account and size: it is held. Where the list has none of its size, it was never taken. Each line of the results is
+a reply that the dialect of messages reads. See docs/batches.md.
 """
 
 from collections.abc import Sequence
@@ -143,6 +144,8 @@ class AnthropicBatches(ChatReplies):
             word=word,
             outputs=(("out", text_of(value.get("results_url")) or usual),) if has_ended else (),
             expires_at=_moment(value.get("expires_at")),
+            requests=_sum(value.get("request_counts")),
+            created_at=_moment(value.get("created_at")),
         )
 
     def _page(self, head: ResponseHead, value: Json) -> BatchPage | Problem:
@@ -150,8 +153,11 @@ class AnthropicBatches(ChatReplies):
         if not is_object(value) or not isinstance(listed, list):
             return not_understood(head, "list of batches", value)
         batches = tuple(look for entry in listed if (look := self._look_of(entry)) is not None)
-        last = text_of(value.get("last_id"))
-        return BatchPage(batches=batches, after=last if value.get("has_more") is True and last else None)
+        last = text_of(value.get("last_id")) or (batches[-1].batch_id if batches else "")
+        has_more = value.get("has_more") is True
+        if len(batches) < len(listed) or (has_more and not last):  # a batch that is overlooked could be paid for again
+            return not_understood(head, "list of batches", value)
+        return BatchPage(batches=batches, after=last if has_more else None)
 
     # -- lines of the results
 
@@ -200,6 +206,13 @@ _decode_line = msgspec.json.Decoder(_IndividualResult).decode
 def _with_version(request: Request) -> Request:
     request.headers["anthropic-version"] = VERSION
     return request
+
+
+def _sum(counts: Json) -> int | None:
+    """How many requests a batch has, by their states."""
+    if not is_object(counts):
+        return None
+    return sum(count for count in counts.values() if isinstance(count, int))
 
 
 def _moment(value: Json) -> float | None:

@@ -5,15 +5,12 @@ import copy
 import json
 import shutil
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
 
 import pytest
 
 import batchrunner
 from batchrunner.core.errors import ExitStatus, JobMistakesError
-from batchrunner.core.http import Decoder, Gate, Request
 from batchrunner.core.ports import Kept
 from batchrunner.core.remote_batch import BatchLine
 from batchrunner.core.row import ResultRow
@@ -21,13 +18,12 @@ from batchrunner.engine.shutdown import Shutdown
 from batchrunner.providers.openai_batches import OpenAiBatches
 from batchrunner.report.batch_adoption import adopt_batch
 from batchrunner.report.summary import summary
-from batchrunner.simulator.in_process import SimulatedTransport
 from batchrunner.stores.results import ResultsFile
 from tests.support.engine import RunHarness, World, asked, chat, harness
+from tests.support.snapshots import Snapshots, snapshots
 
-__all__ = ["asked", "harness"]
+__all__ = ["asked", "harness", "snapshots"]
 
-T = TypeVar("T")
 ITEMS = 60
 NEEDED = 3
 
@@ -98,42 +94,9 @@ def test_a_segment_with_batches_is_refused_by_earlier_programs(harness: RunHarne
 # -- crashes
 
 
-class _Snapshots(SimulatedTransport):
-    """Copies the directory and the world before and after each exchange: what a kill at that moment would leave."""
-
-    folder: Path
-    taken: list[tuple[Path, World, str]]
-
-    async def exchange(self, request: Request, decoder: Decoder[T], *, account: str, gate: Gate | None = None) -> T:
-        what = f"{request.method} {request.url.rpartition('/v1/')[2]}"
-        self.take(f"before {what}")
-        value = await super().exchange(request, decoder, account=account, gate=gate)
-        self.take(f"after {what}")
-        return value
-
-    def take(self, when: str) -> None:
-        copied = self.folder / f"snapshot-{len(self.taken)}"
-        shutil.copytree(self.folder / "out", copied / "out")
-        self.taken.append((copied, copy.deepcopy(self._world), when))
-
-
-@pytest.fixture
-def snapshots(harness: RunHarness, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], list[tuple[Path, World, str]]]:
-    """Runs a job; what a kill before and after each of its exchanges would leave."""
-
-    def taken(text: str) -> list[tuple[Path, World, str]]:
-        _Snapshots.folder, _Snapshots.taken = harness.folder, []
-        with monkeypatch.context() as patched:
-            patched.setattr("tests.support.engine.SimulatedTransport", _Snapshots)
-            harness.run(text)
-        return _Snapshots.taken
-
-    return taken
-
-
 @pytest.mark.parametrize(("scenario", "items"), [("batch-odd-lines", 60), ("batch-500:1", 40)])
 def test_a_kill_at_any_exchange_pays_for_nothing_twice_and_loses_nothing(
-    harness: RunHarness, snapshots: Callable[[str], list[tuple[Path, World, str]]], scenario: str, items: int
+    harness: RunHarness, snapshots: Snapshots, scenario: str, items: int
 ) -> None:
     with_scenario(harness, scenario)
     moments = snapshots(job(items))

@@ -3,19 +3,30 @@
 import json
 from collections import Counter
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 import batchrunner
 from batchrunner.core.errors import ExitStatus
+from batchrunner.core.http import ResponseHead
+from batchrunner.core.job import Json
+from batchrunner.core.outcome import Problem
+from batchrunner.core.remote_batch import RemoteBatch
 from batchrunner.providers.anthropic_batches import AnthropicBatches
 from batchrunner.providers.anthropic_messages import AnthropicMessages
 from batchrunner.report.batch_adoption import adopt_batch
 from tests.sdk_compat.items import provider
 from tests.support.engine import RunHarness, World, chat, harness
+from tests.support.snapshots import Snapshots, snapshots
 
-__all__ = ["harness"]
+__all__ = ["harness", "snapshots"]
+
+
+def _moment(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).isoformat()
+
 
 BASE = "https://gateway.example/v1"
 GATEWAY = replace(provider("simulator", "anthropic-messages"), base_url=BASE)
@@ -67,6 +78,64 @@ def test_an_order_that_got_no_reply_is_never_repeated_but_held_and_adopted(harne
     assert (adopted.batch, adopted.items) == (1, 20)
     assert harness.run(job(20)).exit_status is ExitStatus.DONE
     everything_is_done_once(harness, items=20)
+
+
+def test_an_order_that_was_never_taken_is_made_again_once_the_list_has_none_of_its_size(harness: RunHarness) -> None:
+    harness.world = World(scenario="batch-not-taken:1")
+    assert harness.run(job()).exit_status is ExitStatus.DONE
+    everything_is_done_once(harness)
+    assert (harness.stats.batches, harness.stats.requests["batch"]) == (2, 3)
+
+
+def test_a_list_of_a_server_that_is_not_known_proves_nothing(
+    harness: RunHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("batchrunner.providers.anthropic_batches.is_known", lambda _provider: False)
+    harness.world = World(scenario="batch-not-taken:1")
+    report = harness.run(job(20))
+    assert (report.exit_status, report.status.items.held) == (ExitStatus.PAUSED, 20)
+    assert harness.stats.requests["batch"] == 1
+
+
+def test_a_kill_at_any_exchange_repeats_no_order_and_holds_only_what_was_taken(
+    harness: RunHarness, snapshots: Snapshots
+) -> None:
+    for folder, world, when in snapshots(job(20)):
+        resumed = RunHarness(folder, world=world, began=harness.began)
+        report = resumed.run(job(20))
+        if when == "after POST messages/batches":
+            assert (report.exit_status, report.status.items.held) == (ExitStatus.PAUSED, 20), when
+            adopt_batch(resumed.out, next(iter(world._message_batches._batches)))
+            report = resumed.run(job(20))
+        assert report.exit_status is ExitStatus.DONE, when
+        assert world.stats().batches == 1, when
+        everything_is_done_once(resumed, items=20)
+
+
+AT = 1_790_000_000.0
+
+
+@pytest.mark.parametrize(
+    ("told", "may"),
+    [
+        ({"request_counts": {"processing": 20, "succeeded": 0}, "created_at": _moment(AT)}, True),
+        ({"request_counts": {"processing": 15, "succeeded": 5}, "created_at": _moment(AT - 3600)}, True),
+        ({"request_counts": {"processing": 21}, "created_at": _moment(AT)}, False),
+        ({"request_counts": {"processing": 20}, "created_at": _moment(AT - 90_000)}, False),
+        ({"request_counts": {"processing": 20}, "created_at": "soon"}, True),
+        ({"request_counts": {"processing": 0}, "created_at": _moment(AT)}, True),
+        ({}, True),
+    ],
+)
+def test_a_batch_without_a_name_may_be_ours_by_its_size_and_its_time(told: dict[str, Json], *, may: bool) -> None:
+    look = OURS._look_of({"id": "b", "processing_status": "in_progress", **told})
+    assert look is not None
+    assert look.may_be(RemoteBatch(number=1, items=20, at=AT)) is may
+
+
+@pytest.mark.parametrize("told", [{"data": [{}]}, {"data": [], "has_more": True}, {"data": None}, []])
+def test_a_list_that_hides_a_batch_is_not_believed(told: Json) -> None:
+    assert isinstance(OURS._page(ResponseHead(status=200, headers={}, received_at=0.0), told), Problem)
 
 
 def test_expired_requests_go_again_uncharged_and_errored_ones_have_failed(tmp_path: Path) -> None:
