@@ -24,6 +24,8 @@ class KnownFile:
     media_type: str
     signatures: tuple[_Signature, ...]
     """One of them is enough."""
+    ending: str
+    """Of a file's name, by which some servers tell what it is."""
 
 
 def _frames(*second: int) -> tuple[_Signature, ...]:
@@ -32,21 +34,31 @@ def _frames(*second: int) -> tuple[_Signature, ...]:
 
 
 FORMS: Final[Mapping[FileKind, KnownFile]] = {
-    "pdf": KnownFile(words="PDF", media_type="application/pdf", signatures=(((0, b"%PDF-"),),)),
-    "wav": KnownFile(words="WAV", media_type="audio/wav", signatures=(((0, b"RIFF"), (8, b"WAVE")),)),
+    "pdf": KnownFile(words="PDF", media_type="application/pdf", ending="pdf", signatures=(((0, b"%PDF-"),),)),
+    "wav": KnownFile(words="WAV", media_type="audio/wav", ending="wav", signatures=(((0, b"RIFF"), (8, b"WAVE")),)),
     "mp3": KnownFile(
         words="MP3",
         media_type="audio/mpeg",
+        ending="mp3",
         signatures=(((0, b"ID3"),), *_frames(0xFB, 0xFA, 0xF3, 0xF2, 0xE3, 0xE2)),
     ),
+    "flac": KnownFile(words="FLAC", media_type="audio/flac", ending="flac", signatures=(((0, b"fLaC"),),)),
+    "mp4": KnownFile(words="MP4 or M4A", media_type="audio/mp4", ending="mp4", signatures=(((4, b"ftyp"),),)),
+    "ogg": KnownFile(words="OGG", media_type="audio/ogg", ending="ogg", signatures=(((0, b"OggS"),),)),
+    "webm": KnownFile(words="WEBM", media_type="audio/webm", ending="webm", signatures=(((0, b"\x1aE\xdf\xa3"),),)),
 }
 TAKEN: Final[Mapping[DialectName, tuple[FileKind, ...]]] = {
     "openai-chat": ("pdf", "wav", "mp3"),
     "anthropic-messages": ("pdf",),
+    "openai-transcriptions": ("wav", "mp3", "flac", "mp4", "ogg", "webm"),
 }
 """What a dialect has a part for; those that are not named have none."""
 BY_ADDRESS: Final[Mapping[DialectName, FileKind]] = {"anthropic-messages": "pdf"}
 """What a dialect takes by its http(s) address. It cannot be looked at, so there is one kind at most."""
+
+
+LARGEST_BYTES: Final[Mapping[DialectName, int]] = {"openai-transcriptions": 25 * 1024 * 1024}
+"""Where that is another size than of pictures: OpenAI's own limit of a sound."""
 
 
 def kind_of(content: bytes) -> FileKind | None:

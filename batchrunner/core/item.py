@@ -26,7 +26,7 @@ class InputPicture:
     """How closely the model shall look, where a ready request says it and the dialect has a word for it."""
 
 
-FileKind: TypeAlias = Literal["pdf", "wav", "mp3"]
+FileKind: TypeAlias = Literal["pdf", "wav", "mp3", "flac", "mp4", "ogg", "webm"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 else:  # a recursive alias means nothing to those who read annotations when the program runs, like msgspec
     Json = Any
 
-Kind = Literal["chat", "image", "embedding", "media"]
+Kind = Literal["chat", "image", "embedding", "media", "transcription"]
 TASK_KINDS: tuple[Kind, ...] = ("image", "media")
 """Kinds whose answers are files, made by tasks that may cost much and end late."""
 PresetName = Literal["modelscope", "modelscope-anthropic", "openai", "anthropic", "simulator"]
@@ -28,6 +28,7 @@ DialectName = Literal[
     "openai-images",
     "task",
     "openai-embeddings",
+    "openai-transcriptions",
 ]
 AuthScheme = Literal["bearer", "x-api-key", "api-key", "none"]
 NotifyEvent = Literal["ended", "paused", "all_parked", "first_failure"]

@@ -68,7 +68,12 @@ PRESETS: dict[PresetName, Preset] = {
         Preset(
             name="openai",
             base_url="https://api.openai.com/v1",
-            dialects={"chat": "openai-chat", "image": "openai-images", "embedding": "openai-embeddings"},
+            dialects={
+                "chat": "openai-chat",
+                "image": "openai-images",
+                "embedding": "openai-embeddings",
+                "transcription": "openai-transcriptions",
+            },
             key_env="OPENAI_API_KEY",
             auth="bearer",
             first_concurrency=4,
@@ -85,7 +90,12 @@ PRESETS: dict[PresetName, Preset] = {
         Preset(
             name="simulator",
             base_url="http://simulator.invalid/v1",
-            dialects={"chat": "openai-chat", "image": "modelscope-images", "embedding": "openai-embeddings"},
+            dialects={
+                "chat": "openai-chat",
+                "image": "modelscope-images",
+                "embedding": "openai-embeddings",
+                "transcription": "openai-transcriptions",
+            },
             key_env=None,
             auth="none",
             first_concurrency=16,

@@ -40,7 +40,11 @@ _BYTES_PER_TOKEN: Final = 3
 """Of UTF-8: one token for a Chinese character, a little more than is true for English."""
 _ASSUMED_CHAT: Final = Usages(input_tokens=256.0, output_tokens=1024.0)
 _ASSUMED_PICTURE: Final = Usages(pictures=1.0)
-_ASSUMED: Final[dict[Kind, Usages]] = {"chat": _ASSUMED_CHAT, "embedding": Usages(input_tokens=256.0)}
+_ASSUMED: Final[dict[Kind, Usages]] = {
+    "chat": _ASSUMED_CHAT,
+    "embedding": Usages(input_tokens=256.0),
+    "transcription": _ASSUMED_CHAT,
+}
 _NOTHING: Final = Amounts()
 
 

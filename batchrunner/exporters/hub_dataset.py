@@ -24,7 +24,11 @@ _SHOWN_OF_THE_JOB: Final = (
 )
 _NOT_PRINTABLE: Final = re.compile("[^\x20-\x7e\xa0-\u2027\u202a-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """What YAML takes as an escape only, and line ends that not everybody takes for one."""
-_TASKS: Final = {"image": "text-to-image", "embedding": "feature-extraction"}
+_TASKS: Final = {
+    "image": "text-to-image",
+    "embedding": "feature-extraction",
+    "transcription": "automatic-speech-recognition",
+}
 """What the hub calls what a kind of job makes, where that is not text."""
 _BACKTICKS: Final = re.compile("`+")
 

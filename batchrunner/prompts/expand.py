@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequen
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from itertools import repeat
+from pathlib import PurePosixPath
 
 from batchrunner.core.errors import JobMistakesError, Mistake
 from batchrunner.core.item import InputPicture, Item, KeyMaker, digest, item_key, schema_sha256
@@ -261,7 +262,8 @@ class Expansion:
 
     def _named(self, row: PromptRow, given: str | None, fills: list[Filled]) -> "Iterable[Item | None]":
         if given is None:
-            given = self._names.automatic(fills[0].prompt)
+            hears = self._job.kind == "transcription"  # many files have one prompt, or none
+            given = self._names.automatic(PurePosixPath(fills[0].files[0].name).name if hears else fills[0].prompt)
         elif row.entry is None and self._is_repeated(given, row.line, row.file, self._filler.id_key(row)):
             return ()
         return self._versions(row, given, fills)

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 import aiofiles
 import aiofiles.os
 
-from batchrunner.core.input_files import BY_ADDRESS, FORMS, TAKEN, kind_of, not_taken
+from batchrunner.core.input_files import BY_ADDRESS, FORMS, LARGEST_BYTES, TAKEN, kind_of, not_taken
 from batchrunner.core.item import InputFile, InputPicture
 from batchrunner.core.job import Job
 
@@ -122,7 +122,8 @@ class PictureCache:
 
     async def _content_of(self, name: str, what: str) -> bytes:
         try:
-            return await _content(Path(await asyncio.to_thread(self.located, name, what)))
+            largest = LARGEST_BYTES.get(self._dialect, PICTURE_LIMIT_BYTES)
+            return await _content(Path(await asyncio.to_thread(self.located, name, what)), largest)
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or str(error)
             raise BadPictureError(f"the {what} `{name}` cannot be read: {reason}") from error
@@ -202,14 +203,15 @@ def _passed_on(url: str) -> InputPicture:
     return InputPicture(name=url, sha256=sha256(url.encode("utf-8", "surrogatepass")).hexdigest(), url=url)
 
 
-async def _content(path: Path) -> bytes:
+async def _content(path: Path, largest: int) -> bytes:
     mode = (await aiofiles.os.stat(path)).st_mode
     if not stat.S_ISREG(mode):
         raise OSError(0, "it is not a regular file", os.fspath(path))
     async with aiofiles.open(path, "rb") as file:
-        found = await file.read(PICTURE_LIMIT_BYTES + 1)
-    if len(found) > PICTURE_LIMIT_BYTES:
-        raise OSError(0, f"it is larger than {PICTURE_LIMIT_BYTES // 1_000_000} MB", os.fspath(path))
+        found = await file.read(largest + 1)
+    if len(found) > largest:
+        shown = f"{largest // 1_000_000} MB" if largest % 1_000_000 == 0 else f"{largest >> 20} MiB"
+        raise OSError(0, f"it is larger than {shown}", os.fspath(path))
     return found
 
 

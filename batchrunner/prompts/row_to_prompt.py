@@ -20,6 +20,7 @@ from batchrunner.prompts.variants import ParamSlotFault, RowParams
 
 _SYSTEM_ROLES = ("system", "developer")
 _Given = TypeVar("_Given", InputFile, InputPicture)
+_SOUND_HINT = "`files` is a template of its path; the default is the column `file`"
 
 
 @dataclass(slots=True)
@@ -54,6 +55,8 @@ class Filler:
         """The turns before the prompt's own where they are the same for every row."""
         self._is_modelscope_picture = job.provider.dialect == "modelscope-images"
         self._is_picture = job.kind in TASK_KINDS
+        self._hears = job.kind == "transcription"
+        """The prompt is a hint of how names are written, and may be empty; what is asked about is one file."""
         self._seen: tuple[dict[str, Json], int] | None = None
         self._seen_named: dict[str, Json] = {}
 
@@ -177,8 +180,10 @@ class Filler:
 
     def _prompt(self, row: PromptRow, shown: dict[str, Json]) -> str:
         if row.prompt is not None:
-            return self._text(row, row.prompt, shown)
+            return self._text(row, row.prompt, shown, may_be_empty=self._hears)
         column = row.prompt_column or _prompt_column(row.values)
+        if column is None and self._hears:
+            return ""
         if column is None:
             columns = ", ".join(f"`{name}`" for name in row.values) or "none"
             raise UnusableRowError(
@@ -196,7 +201,7 @@ class Filler:
         text = str(value)
         if text.isascii() and text and not text.isspace():
             return text
-        return _required(row, text, what=f"`{column}`")
+        return _required(row, text, what=f"`{column}`", may_be_blank=self._hears)
 
     def _text(self, row: PromptRow, keyed: NamedTemplate, shown: dict[str, Json], *, may_be_empty: bool = False) -> str:
         text = keyed.template.joined(shown, row.number)
@@ -222,6 +227,8 @@ class Filler:
         documents = [self._asked_file(row, file) for file in (asked.files if asked else ())]
         documents += [self._given(row, keyed, values, cache.file) for keyed in files]
         filled.files = await _all_found(documents, wrong)
+        if self._hears and not wrong and len(filled.files) != 1:
+            raise _unusable(row, "the row names no file of sound", key="files", hint=_SOUND_HINT)
         if wrong:
             raise UnusableRowError(*wrong)
 

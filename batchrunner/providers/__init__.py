@@ -46,6 +46,12 @@ def _openai_embeddings(provider: Provider) -> "Dialect":
     return OpenAiEmbeddings(provider)
 
 
+def _openai_transcriptions(provider: Provider) -> "Dialect":
+    from batchrunner.providers.openai_transcriptions import OpenAiTranscriptions
+
+    return OpenAiTranscriptions(provider)
+
+
 def _openai_responses(provider: Provider) -> "Dialect":
     from batchrunner.providers.openai_responses import OpenAiResponses
 
@@ -69,6 +75,7 @@ DIALECTS: Final[dict[DialectName, "Callable[[Provider], Dialect | TaskDialect]"]
     "openai-images": _openai_images,
     "task": _task,
     "openai-embeddings": _openai_embeddings,
+    "openai-transcriptions": _openai_transcriptions,
 }
 """Each is loaded when a run first uses it; a job is checked without any."""
 

@@ -6,7 +6,6 @@ See docs/providers/openai.md#images.
 """
 
 from dataclasses import replace
-from hashlib import blake2b
 from typing import Final
 
 from batchrunner.core.classify import family_of
@@ -36,6 +35,7 @@ from batchrunner.providers.chat_media import (
 from batchrunner.providers.error_bodies import fault_in, message_in, plain_problem, problem_of
 from batchrunner.providers.json_decoder import PICTURES_CAP_BYTES, WholeReply
 from batchrunner.providers.json_text import NotJson, at, cut_value, decode, encode, is_object, whole_number
+from batchrunner.providers.multipart import field_part, file_part, form_request
 from batchrunner.providers.native_shapes import as_chat
 from batchrunner.providers.rate_headers import hints_of
 from batchrunner.providers.request_body import openai_url
@@ -108,47 +108,22 @@ class OpenAiImages:
 def _edit(url: str, item: Item) -> Request:
     """The pictures' bytes and the parameters as a form; one picture that is only an address goes as its address."""
     fields: list[tuple[str, Json]] = [("model", item.model), ("prompt", item.prompt), *item.params.items()]
-    parts = [_field(name, value) for name, value in fields if name != "mask"]
+    parts = [field_part(name, value) for name, value in fields if name != "mask"]
     name = "image[]" if len(item.pictures) > 1 else "image"
     parts += [_file(name, picture.url, number) for number, picture in enumerate(item.pictures, start=1)]
     mask = item.params.get("mask")
     if isinstance(mask, str):
         parts.append(_file("mask", mask, 0))
-    boundary = _boundary(parts)
-    body = b"".join(b"--" + boundary + b"\r\n" + part + b"\r\n" for part in parts) + b"--" + boundary + b"--\r\n"
-    kind = f"multipart/form-data; boundary={boundary.decode()}"
-    return Request(method="POST", url=url, headers={"content-type": kind}, body=body)
-
-
-def _field(name: str, value: Json) -> bytes:
-    said = value if isinstance(value, str) else encode(value).decode()
-    return f'Content-Disposition: form-data; name="{_quoted(name)}"\r\n\r\n{said}'.encode("utf-8", "replace")
+    return form_request(url, parts)
 
 
 def _file(name: str, url: str, number: int) -> bytes:
     found = picture_from_url(url) or picture_from_base64(url)
     if not isinstance(found, PictureBytes):
-        return _field(name, url)
+        return field_part(name, url)
     media = url[len("data:") :].partition(";")[0].partition(",")[0] if url.startswith("data:") else "image/png"
     ending = media.rpartition("/")[2].replace("jpeg", "jpg").partition("+")[0] or "png"
-    head = f'Content-Disposition: form-data; name="{name}"; filename="image-{number}.{ending}"\r\nContent-Type: {media}'
-    return head.encode("utf-8", "replace") + b"\r\n\r\n" + found.data
-
-
-def _quoted(name: str) -> str:
-    return name.replace("\r", "%0D").replace("\n", "%0A").replace('"', "%22")
-
-
-def _boundary(parts: list[bytes]) -> bytes:
-    """The same for the same request; in no part, or another is taken."""
-    digest = blake2b(digest_size=16)
-    for part in parts:
-        digest.update(part)
-    boundary = b"batchrunner-" + digest.hexdigest().encode()
-    while any(boundary in part for part in parts):
-        digest.update(boundary)
-        boundary = b"batchrunner-" + digest.hexdigest().encode()
-    return boundary
+    return file_part(name, found.data, file_name=f"image-{number}.{ending}", media_type=media)
 
 
 def _made(family: Family, head: ResponseHead, value: Json) -> Pictures | Problem:

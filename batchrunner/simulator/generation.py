@@ -15,6 +15,7 @@ from batchrunner.simulator.requests import Order, broken_off
 from batchrunner.simulator.responses_replies import answer_responses, check_responses
 from batchrunner.simulator.script import SSE_TYPE, Cut, Hang, Reset, Script
 from batchrunner.simulator.simulated_tasks import SimulatedTasks
+from batchrunner.simulator.transcription_replies import answer_transcription, check_transcription
 
 
 @dataclass(slots=True)
@@ -71,6 +72,10 @@ def _embedding(order: Order, _tasks: SimulatedTasks) -> Verdict:
     return Verdict(answer_embeddings(order), "embedded", paid=True)
 
 
+def _transcription(order: Order, _tasks: SimulatedTasks) -> Verdict:
+    return Verdict(answer_transcription(order), "transcribed", paid=True)
+
+
 def _check_image(order: Order) -> Refusal | None:
     return check_pictures(order) if wants_pictures_at_once(order) else check_image(order)
 
@@ -92,6 +97,9 @@ GENERATIONS = {
     ),
     "image": Generation(path="/v1/images/generations", check=_check_image, execute=_image, spared=_NO_CHOICES),
     "message": Generation(path="/v1/messages", check=check_messages, execute=_message, spared=_NO_CHOICES),
+    "transcription": Generation(
+        path="/v1/audio/transcriptions", check=check_transcription, execute=_transcription, spared=_NO_CHOICES
+    ),
     "response": Generation(path="/v1/responses", check=check_responses, execute=_response, spared=_NO_CHOICES),
 }
 

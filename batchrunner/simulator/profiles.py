@@ -322,6 +322,8 @@ PROFILES: Final[dict[tuple[PresetName, Kind], Profile]] = {
     ("anthropic", "chat"): Profile(latency=_CHAT, limits=RateLimits(per_minute=50.0, hint=True), answer_tokens=400),
     ("modelscope", "embedding"): Profile(latency=_VECTORS, limits=_FREE, quota=_SMALL),
     ("openai", "embedding"): Profile(latency=_VECTORS, limits=RateLimits(per_minute=3000.0, hint=True)),
+    ("openai", "transcription"): Profile(latency=_VECTORS, limits=RateLimits(per_minute=50.0, hint=True)),
+    ("simulator", "transcription"): Profile(latency=_VECTORS),
     ("simulator", "embedding"): Profile(latency=_VECTORS),
     ("simulator", "chat"): Profile(latency=_CHAT),
     ("simulator", "image"): Profile(latency=_TASKS),

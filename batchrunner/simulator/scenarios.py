@@ -26,6 +26,7 @@ Group = Literal[
     "download",
     "batch",
     "embedding",
+    "transcription",
 ]
 
 
@@ -249,6 +250,11 @@ SCENARIOS: dict[str, Scenario] = {
         _row("embedding", "emb-nan", "NaN in the vector of the last text (first n calls of the lane)", "n"),
         _row("embedding", "emb-null", "null for the last text (first n calls of the lane)", "n"),
         _row("embedding", "emb-too-long", "400 when a text has more than c characters", "c"),
+        _row("transcription", "tr-silent", "a transcript without a word"),
+        _row("transcription", "tr-no-text", "a reply without a transcript"),
+        _row("transcription", "tr-json", "JSON although text, SRT or VTT was asked for"),
+        _row("transcription", "tr-streamed", "a stream of events although none was asked for"),
+        _row("transcription", "tr-too-short", "400 for a sound that is too short"),
         _row("message", "an-thinking", "a thinking block before the answer"),
         _row("message", "an-tool", "a tool call, even if no tools were offered"),
         _row("message", "an-refusal", "stop_reason refusal and no text"),

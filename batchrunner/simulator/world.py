@@ -45,6 +45,7 @@ from batchrunner.simulator.simulated_batches import SimulatedBatches
 from batchrunner.simulator.simulated_message_batches import SimulatedMessageBatches
 from batchrunner.simulator.simulated_tasks import SimulatedTasks
 from batchrunner.simulator.storage import Storage
+from batchrunner.simulator.transcription_replies import FORM_TYPE, form_of
 
 # The models that the simulated provider lists.
 
@@ -240,8 +241,10 @@ class World:
         return account, REFUSALS["no-token"] if self._auth and not token else None
 
     def _order(self, visit: Visit, account: Account) -> Order | Refusal:
+        kind = visit.call.headers.get("content-type", "")
         try:
-            body: Json = json.loads(visit.call.body)
+            is_form = kind.startswith(FORM_TYPE)
+            body: Json = form_of(visit.call.body, kind) if is_form else json.loads(visit.call.body)
         except (ValueError, RecursionError):
             return invalid("JSON parse error: the request body is not valid JSON.", shape="B")
         if not isinstance(body, dict):

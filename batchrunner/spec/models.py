@@ -125,8 +125,8 @@ class JobSpec(Part):
     )
     kind: Kind = Field(
         default="chat",
-        description="What is asked for: `chat` answers, an `image`, `media` (a video, a sound or any other file), or "
-        "the `embedding` of each prompt.",
+        description="What is asked for: `chat` answers, an `image`, `media` (a video, a sound or any other file), "
+        "the `embedding` of each prompt, or the `transcription` of sound.",
     )
     model: ModelId | None = Field(default=None, description="The model's id. Either this or `models`.")
     models: Annotated[list[ModelId], Field(min_length=1)] | None = Field(
@@ -156,7 +156,7 @@ class JobSpec(Part):
     files: list[Text] = Field(
         default_factory=_no_pictures,
         description="PDF documents and sound (WAV, MP3) given to a chat model: templates of local files, or URLs where "
-        "the dialect takes them.",
+        "the dialect takes them. With `kind: transcription`: the one file; `{{ file }}` if left out.",
     )
     images_from: (
         Annotated[

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 # See docs/providers/README.md#presets-and-families.
 
 _ENDPOINTS = re.compile(
-    r"(/chat/completions|/responses|/images/(generations|edits)|/messages|/completions|/models|/embeddings|/tasks(/[^/]*)?)$"
+    r"(/chat/completions|/responses|/images/(generations|edits)|/messages|/completions|/models|/embeddings|/audio/transcriptions|/tasks(/[^/]*)?)$"
 )
 _MODELSCOPE_HOSTS = ("modelscope.cn", "modelscope.ai")
 
@@ -93,6 +93,7 @@ _KINDS_OF: dict[DialectName, tuple[Kind, ...]] = {
     "openai-images": ("image",),
     "task": TASK_KINDS,
     "openai-embeddings": ("embedding",),
+    "openai-transcriptions": ("transcription",),
 }
 _OPENAI_HOSTS = (".openai.com", ".openai.azure.com", ".cognitiveservices.azure.com", ".services.ai.azure.com")
 _VERSION = re.compile(r"[0-9A-Za-z][0-9A-Za-z.-]{0,39}")

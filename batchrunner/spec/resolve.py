@@ -39,6 +39,8 @@ from batchrunner.spec.schedule_keys import (
 from batchrunner.spec.source_keys import DrawChoice, DrawSpec, SourceSpec
 
 _MEDIA_DOWNLOAD_S = 1800.0
+_SOUND_FILE = ("{{ file }}",)
+"""What is transcribed unless the job says otherwise: the file of each row, as a folder has it."""
 
 
 def resolved(partial: PartialSpec, *, out: str | None) -> Job:
@@ -58,7 +60,7 @@ def resolved(partial: PartialSpec, *, out: str | None) -> Job:
         system=spec.system,
         messages=tuple(Turn(role=turn.role, content=turn.content) for turn in spec.messages or ()),
         images=tuple(spec.images),
-        files=tuple(spec.files),
+        files=tuple(spec.files) or (_SOUND_FILE if kind == "transcription" else ()),
         picture_folders=_picture_folders(partial),
         images_from=_images_from(partial),
         schema=answer_schema(partial),

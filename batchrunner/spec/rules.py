@@ -27,6 +27,7 @@ from batchrunner.spec.provider import provider_faults, responses_faults, table_o
 from batchrunner.spec.schedule_keys import schedule_faults
 from batchrunner.spec.source_keys import SourceSpec
 from batchrunner.spec.source_rules import source_faults
+from batchrunner.spec.transcription_rules import transcription_faults
 
 ADDRESS_PROBLEM = "results can be written to a local folder only"
 ADDRESS_HINT = "name a local folder, and copy it when the run has ended"
@@ -46,6 +47,7 @@ _OWN_KEYS: dict[str, str] = {
     "messages": "`messages`",
     "stream": "`stream`",
     "input": "`prompts`",
+    "file": "`files`",
 }
 """Parameters that the program writes itself, and the key that is meant."""
 _OWN_PARAMS: dict[Kind, tuple[str, ...]] = {
@@ -53,6 +55,7 @@ _OWN_PARAMS: dict[Kind, tuple[str, ...]] = {
     "image": ("model", "prompt"),
     "media": ("model", "prompt"),
     "embedding": ("model", "input"),
+    "transcription": ("model", "file", "prompt", "stream"),
 }
 
 
@@ -120,7 +123,8 @@ def _text_or_vars(partial: PartialSpec, place: int) -> Iterator[SpecError]:
     entry = written[place] if isinstance(written, list) and place < len(written) else None
     if not isinstance(entry, dict):
         return
-    if "prompt" not in entry and not partial.given("messages") and not any(k not in _ENTRY_KEYS for k in entry):
+    needs_text = partial.kind != "transcription" and not partial.given("messages")
+    if "prompt" not in entry and needs_text and not any(k not in _ENTRY_KEYS for k in entry):
         yield SpecError(path=("prompts", place), problem="has no `prompt`")
     variables = entry.get("vars")
     if "prompt" in entry and partial.given("messages") and isinstance(variables, dict) and "prompt" in variables:
@@ -153,9 +157,10 @@ def _chat_only(partial: PartialSpec) -> Iterator[SpecError]:
             yield SpecError(path=("output", name), problem=f"is for `kind: {kinds[0]}` only")
     if partial.kind == "chat" or not partial.knows("kind"):
         return
-    given = [(key,) for key in _CHAT_ONLY if partial.given(key)]
+    hears = partial.kind == "transcription"
+    given = [(key,) for key in _CHAT_ONLY if partial.given(key) and not (hears and key == "files")]
     given += [("stream",)] if partial.spec.stream else []
-    for path in (*given, *([("output", "each")] if partial.spec.output.each else [])):
+    for path in (*given, *([("output", "each")] if partial.spec.output.each and not hears else [])):
         yield SpecError(path=path, problem="is for `kind: chat` only")
 
 
@@ -320,6 +325,7 @@ RULES: tuple[Callable[[PartialSpec], Iterator[SpecError]], ...] = (
     _messages,
     _chat_only,
     _embedded,
+    transcription_faults,
     edited_picture_faults,
     _places_in_table,
     local_picture_faults,

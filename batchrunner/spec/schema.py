@@ -175,7 +175,8 @@ DEFAULTS: Final[dict[str, str]] = {
 
 NOTES: Final[dict[str, str]] = {
     "images": "A local file has at most 20 MB.",
-    "files": "A local file has at most 20 MB; its bytes decide what it is. An empty text gives no file.",
+    "files": "A local file has at most 20 MB; its bytes decide what it is. An empty text gives no file. "
+    "A sound to be transcribed has at most 25 MiB.",
     "durability": "With `result` a power cut may hide a few requests; `status` says how many at most.",
     "params": "What batchrunner writes itself (`model`, `prompt`, `messages`, `stream`) is rejected here.",
     "batch": "See [batches](batches.md).",

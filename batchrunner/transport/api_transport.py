@@ -45,6 +45,7 @@ REPLY_CAP_BYTES: Final[dict[DialectName, int]] = {
     "openai-images": 48 * _MB,
     "task": 48 * _MB,
     "openai-embeddings": 48 * _MB,
+    "openai-transcriptions": 48 * _MB,
 }
 """Most bytes of a reply, on the wire and decoded alike."""
 

@@ -40,6 +40,7 @@ JOBS: Final = {
 }
 APART: Final = {
     "vectors": "model: sim/vectors\nkind: embedding\nparams: {dimensions: 4}\n",
+    "transcripts": 'model: whisper-1\nkind: transcription\nfiles: ["sound.mp3"]\n',
     "urls": "provider: {preset: simulator, dialect: openai-images}\nmodel: dall-e-3\nkind: image\n",
 }
 """Kinds with tests of their own: one more in `JOBS` would make every seed give another run."""
@@ -120,6 +121,7 @@ def _base(kind: str) -> Job:
     with TemporaryDirectory() as folder:
         path = Path(folder) / "job.yaml"
         path.write_text(f"name: job\n{provider}{keys}\nprompts:\n{prompts}", "utf-8")
+        (Path(folder) / "sound.mp3").write_bytes(b"ID3 a sound")
         (Path(folder) / "answer.schema.json").write_text(_SCHEMA, "utf-8")
         return api.load_job(str(path), simulate=True, out=str(RUN))
 

@@ -39,6 +39,24 @@ retry: {{attempts: 12}}
     return path
 
 
+def sound_job(folder: Path, base_url: str, *, sounds: int) -> Path:
+    """Write so many sounds, all different, and the job that transcribes them into `outputs/words`."""
+    path = folder / "words.yaml"
+    (folder / "sounds").mkdir()
+    for number in range(sounds):
+        (folder / "sounds" / f"{number}.mp3").write_bytes(b"ID3 sound %d" % number)
+    path.write_text(f"""
+name: words
+provider: {{preset: openai, base_url: "{base_url}", api_key_env: {KEY_NAME}}}
+kind: transcription
+model: whisper-1
+prompts: {{file: sounds, id: "{{{{ name }}}}"}}
+limits: {{concurrency: 8}}
+retry: {{attempts: 12}}
+""")
+    return path
+
+
 def vector_job(folder: Path, base_url: str, *, together: int) -> Path:
     """Write the job of `prompts.jsonl`, so many texts a request, into `outputs/vectors`."""
     path = folder / "vectors.yaml"

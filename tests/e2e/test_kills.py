@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.jobs import CHAT_FAULTS, IMAGE_FAULTS, chat_job, image_job, vector_job
+from tests.e2e.jobs import CHAT_FAULTS, IMAGE_FAULTS, chat_job, image_job, sound_job, vector_job
 from tests.e2e.judging import (
     Till,
     account_of,
@@ -31,6 +31,7 @@ from tests.support.torture import Tried, at_size
 
 pytestmark = pytest.mark.real
 KILLS = at_size(5, 20)
+SOUNDS = at_size(200, 2_000)
 ANSWERS, PICTURES = at_size(2_000, 20_000), at_size(300, 2_000)
 IN_FLIGHT = at_size(100, 200)
 
@@ -93,6 +94,29 @@ def test_vectors_survive_kills_and_every_text_of_a_request_that_was_cut_is_told(
     requests = sum(record["e"] == "intent" and "w" not in record for record in ledger_records(out))
     assert stats["sends"] <= requests < ANSWERS // 2, "many texts went together"
     no_byte_holds(tmp_path, CANARY)
+
+
+def test_transcripts_survive_kills_and_no_sound_is_paid_twice_in_silence(tmp_path: Path, tried: Tried) -> None:
+    out = tmp_path / "outputs" / "words"
+    with simulator(tmp_path, "--auth", "--faults", CHAT_FAULTS, "--latency", "first=0.05,spread=0.9") as server:
+        job = sound_job(tmp_path, server.base_url, sounds=SOUNDS)
+        kills = kill_again_and_again(job, out, kills=KILLS, lines=2 * SOUNDS, seed=4, after_each=lambda: is_intact(out))
+        with run(job) as last:
+            ended = last.end()
+        stats = server.stats()
+        with run(job) as again:
+            unchanged = again.end()
+        sends_afterwards = server.stats()["sends"]
+    account = account_of(out, stats, items=SOUNDS)
+    tried("kills: transcripts", kills.hit, lost=account.lost)
+    tried("kills: transcripts: paid twice (lost: not told)", account.paid_twice, lost=account.silent)
+    assert ended.status == 0, ended.stderr
+    nothing_is_wrong(account)
+    assert stats["paid"] - stats["paid_twice"] == SOUNDS, "every sound was paid for"
+    assert (unchanged.status, sends_afterwards) == (0, stats["sends"]), "nothing is sent again"
+    rows = json_lines(out / "results.jsonl")
+    assert len({row["files"][0]["sha256"] for row in rows}) == SOUNDS
+    assert all(row["output"]["text"] for row in rows)
 
 
 def test_pictures_survive_kills_and_no_accepted_task_is_submitted_a_second_time(tmp_path: Path, tried: Tried) -> None:

@@ -18,6 +18,7 @@ DIALECTS = [
     ("image", "modelscope-images", "Qwen/Qwen-Image"),
     ("image", "openai-images", "dall-e-2"),
     ("embedding", "openai-embeddings", "sim/vectors"),
+    ("transcription", "openai-transcriptions", "whisper-1"),
 ]
 
 
@@ -34,7 +35,9 @@ def test_a_spent_quota_parks_in_every_dialect_and_charges_no_attempt(
 ) -> None:
     harness = RunHarness(tmp_path, world=World(scenario=f"{told.replace('_', '-')}:{calls}"))
     limits = "{concurrency: 1, inputs_per_request: 1}" if way[0] == "embedding" else "{concurrency: 1}"
-    report = harness.run(job(*way, more=f"on_quota: stop\nlimits: {limits}"))
+    sound = 'files: ["sound.mp3"]\n' if way[0] == "transcription" else ""
+    (tmp_path / "sound.mp3").write_bytes(b"ID3 a sound")
+    report = harness.run(job(*way, more=f"on_quota: stop\nlimits: {limits}\n{sound}"))
     assert report.exit_status is ExitStatus.PAUSED
     assert {event["kind"] for event in harness.events("parked")} == {told}, "by its words, or by the headers before it"
     assert [row["attempts"] for row in harness.rows()] == [1] * calls

@@ -182,6 +182,15 @@ def vector_seeds() -> tuple[bytes, ...]:
     )
 
 
+def transcript_seeds() -> tuple[bytes, ...]:
+    body = '{"file": {"sha256": "0", "size": 40000, "head": "ID3"}, "response_format": "%s"}'
+    return tuple(
+        seed
+        for form in ("json", "verbose_json", "srt")
+        for seed in replies_at("/v1/audio/transcriptions", model="m", body=body % form)
+    )
+
+
 def poll_seeds() -> tuple[bytes, ...]:
     """A task's whole life in the scenarios that concern pictures."""
     found: dict[bytes, None] = {}
@@ -329,6 +338,7 @@ TARGETS: tuple[Target, ...] = (
     Target("modelscope-images, poll", reads(poll_decoder), poll_seeds),
     Target("openai-images", reads(decoder_of("openai-images")), picture_seeds),
     Target("openai-embeddings", reads(decoder_of("openai-embeddings")), vector_seeds),
+    Target("openai-transcriptions", reads(decoder_of("openai-transcriptions")), transcript_seeds),
     Target("error body", error_body, lambda: (*chat_seeds(), *messages_seeds())),
     Target("headers", headers, header_seeds),
     Target("content coding", coding, coding_seeds),

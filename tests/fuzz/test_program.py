@@ -25,6 +25,7 @@ JOBS = {
     "tasks": "dialect: modelscope-images|model: m\nkind: image",
     "pictures": "dialect: openai-images|model: m\nkind: image",
     "vectors": "dialect: openai-embeddings|model: m\nkind: embedding",
+    "transcripts": "dialect: openai-transcriptions|model: m\nkind: transcription\nfiles: [sound.mp3]",
     "structured": "dialect: openai-chat|model: m\nstream: false\nschema: {type: object, required: [a]}",
 }
 COMMON = """
@@ -72,6 +73,7 @@ def test_no_server_does_harm(
     with hostile(kinds_of(random.Random(f"{kind}{seed}")), seed) as server:
         ground = Ground(tmp_path)
         ground.write("job.yaml", job_of(kind, server.base, items=items))
+        ground.write("sound.mp3", "ID3 a sound")
         ended = ground.run("run", "job.yaml", "--json")
         assert_harmless(ground, ended, statuses=ENDS, idle_bytes=idle_bytes())
         for command in ("status", "verify"):

@@ -292,6 +292,7 @@ DIGESTS: dict[str, str] = {
     "comfyui.yaml": "1a4da591d4143723",
     "task-server.yaml": "28ab01671afb53a5",
     "texts-from-folder.yaml": "bdfb22e52ed20bea",
+    "transcribe.yaml": "d5f1ecfba95f475a",
     "tools.yaml": "637f65a1b74402fa",
 }
 

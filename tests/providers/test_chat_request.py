@@ -16,6 +16,7 @@ from batchrunner.providers.openai_chat import OpenAiChat
 from batchrunner.providers.openai_embeddings import OpenAiEmbeddings
 from batchrunner.providers.openai_images import OpenAiImages
 from batchrunner.providers.openai_responses import OpenAiResponses
+from batchrunner.providers.openai_transcriptions import OpenAiTranscriptions
 from batchrunner.providers.tasks import TableTasks
 from tests.providers.reading import item, provider
 
@@ -174,6 +175,7 @@ def test_each_dialect_of_the_table_is_made_for_its_provider() -> None:
         "openai-images": OpenAiImages,
         "task": TableTasks,
         "openai-embeddings": OpenAiEmbeddings,
+        "openai-transcriptions": OpenAiTranscriptions,
     }
     assert isinstance(dialect_for(provider(dialect="modelscope-images")), ModelScopeImages)
 

@@ -19,6 +19,7 @@ from batchrunner.providers.openai_chat import OpenAiChat
 from batchrunner.providers.openai_embeddings import OpenAiEmbeddings
 from batchrunner.providers.openai_images import OpenAiImages
 from batchrunner.providers.openai_responses import OpenAiResponses
+from batchrunner.providers.openai_transcriptions import OpenAiTranscriptions
 from batchrunner.simulator.scenarios import SCENARIOS
 from batchrunner.simulator.script import Call, Cut, Hang, Reset, Script
 from batchrunner.simulator.world import World
@@ -56,6 +57,8 @@ TASKS, AT_ONCE = (
     OpenAiImages(provider("simulator", "openai-images")),
 )
 EMBEDDINGS = OpenAiEmbeddings(provider("simulator", "openai-embeddings"))
+TRANSCRIPTIONS = OpenAiTranscriptions(provider("simulator", "openai-transcriptions"))
+SOUND: Json = {"sha256": "0", "size": 40_000, "head": "ID3"}
 TEXTS = [item("a cat"), item("Count 2 cats: é 猫 😀"), item("a dog")]
 SCHEMA: dict[str, Json] = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
 FORM: Json = {"type": "json_schema", "json_schema": {"name": "answer", "schema": SCHEMA}}
@@ -158,6 +161,18 @@ DECODERS: dict[str, Decoded] = {
         path="/v1/embeddings",
         groups=("embedding", *SHARED),
         body={"input": [text.prompt for text in TEXTS], "encoding_format": "float", "dimensions": 3},
+    ),
+    "a transcript": Decoded(
+        make=lambda: TRANSCRIPTIONS.decoder(item("")),
+        path="/v1/audio/transcriptions",
+        groups=("transcription", *SHARED),
+        body={"file": SOUND, "response_format": "verbose_json"},
+    ),
+    "a transcript as text": Decoded(
+        make=lambda: TRANSCRIPTIONS.decoder(item("", params={"response_format": "text"})),
+        path="/v1/audio/transcriptions",
+        groups=("transcription", *SHARED),
+        body={"file": SOUND, "response_format": "text"},
     ),
     "a balance": Decoded(
         make=lambda: BalanceReader("KEY"),

@@ -37,6 +37,7 @@ SHOWS: dict[str, Callable[[dict[str, Any]], object]] = {
     "demo-images": lambda row: row["output"]["images"],
     "describe-pictures": lambda row: len(row["images"]) == 1 and row["output"]["path"],
     "edit-pictures": lambda row: row["images"] and row["output"]["images"],
+    "transcribe": lambda row: row["output"]["segments"] and row["output"]["path"] and row["files"],
     "video": lambda row: row["output"]["media"],
     "embed": lambda row: len(row["output"]["embedding"]) == 256 and row["usage"]["input_tokens"],
     "evaluate-gsm8k": lambda row: row["vars"]["answer"] and row["vars"]["style"] in row["system"],

@@ -16,6 +16,7 @@ Mistakes = Callable[..., tuple[Mistake, ...]]
 CHAT = "provider: simulator\nmodel: m\nprompts: [a]\n"
 IMAGE = "provider: modelscope\nkind: image\nmodel: Qwen/Qwen-Image\nprompts: [a cat]\n"
 VECTORS = CHAT + "kind: embedding\n"
+SOUNDS = CHAT + "kind: transcription\n"
 BARE = "provider: simulator\nmodel: m\n"
 
 Expected = tuple[int | None, str | None, str, str | None]
@@ -80,6 +81,19 @@ TABLE: list[tuple[str, str, list[Expected]]] = [
      [(4, "limits.inputs_per_request", "for `kind: embedding` only", None)]),
     ("a matrix of vectors", VECTORS + "matrix: {dimensions: [8, small]}",
      [(5, "matrix.dimensions", 'cannot be "small"', None)]),
+    ("what a transcript is not made of", SOUNDS + "files: [a.mp3, b.mp3]\nimages: [a.png]\nsystem: s\nstream: true", [
+        (5, "files", "names several files", None), (6, "images", "which is made of sound", None),
+        (7, "system", "for `kind: chat` only", None), (8, "stream", "for `kind: chat` only", None)]),
+    ("parameters of transcripts", SOUNDS + "params: {response_format: xml, timestamp_granularities: word, file: a}", [
+        (5, "params.response_format", 'cannot be "xml"', None),
+        (5, "params.timestamp_granularities", 'cannot be "word"', None),
+        (5, "params.file", "is reserved", "`files`")]),
+    ("the form's own name", SOUNDS + "params: {'timestamp_granularities[]': [word]}",
+     [(5, 'params["timestamp_granularities[]"]', "how the form calls it", "`timestamp_granularities`")]),
+    ("a matrix of transcripts", SOUNDS + "matrix: {response_format: [srt, sub]}",
+     [(5, "matrix.response_format", 'cannot be "sub"', None)]),
+    ("transcripts at modelscope", SOUNDS.replace("simulator", "modelscope"),
+     [(4, "kind", "is transcription, which modelscope does not have", None)]),
     ("vectors at anthropic", VECTORS.replace("simulator", "anthropic"),
      [(4, "kind", "is embedding, which anthropic does not have", None)]),
     ("dialect of the other kind", "provider: {preset: openai, dialect: openai-images}\nmodel: m\nprompts: [a]",

@@ -72,6 +72,12 @@ GOLDEN = [
         "embedding",
         provider("openai", "openai-embeddings", "https://api.openai.com/v1", ("OPENAI_API_KEY",), "bearer"),
     ),
+    (
+        "openai",
+        "transcription",
+        provider("openai", "openai-transcriptions", "https://api.openai.com/v1", ("OPENAI_API_KEY",), "bearer"),
+    ),
+    ("simulator", "transcription", provider("simulator", "openai-transcriptions", "http://simulator.invalid/v1")),
     ("simulator", "embedding", provider("simulator", "openai-embeddings", "http://simulator.invalid/v1")),
     (
         "{preset: simulator, dialect: anthropic-messages}",

@@ -34,7 +34,7 @@ FILE = "file"
 """The column with the path of a picture, a document or a sound."""
 _TEXTS = (".txt", ".md")
 _PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif")
-_FILES = (".pdf", ".wav", ".mp3")
+_FILES = (".pdf", ".wav", ".mp3", ".flac", ".m4a", ".mp4", ".mpeg", ".mpga", ".oga", ".ogg", ".webm")
 _BOM = "\ufeff"
 _DIGITS = re.compile(r"([0-9]+)")
 
