@@ -221,6 +221,8 @@ def _price(found: "Plan") -> Iterator[tuple[str, str]]:
         yield "cost", f"{printable(cost.currency)} {figure(cost.least)} for input{answers}{most}"
         if cost.batch is not None:
             yield from _batch_rows(cost, cost.batch)
+        if cost.source is not None:
+            yield "", f"by the prices of {printable(cost.source)}"
     for line in found.budget:
         yield "budget used", budget_line(line)
     for balance in found.balances:

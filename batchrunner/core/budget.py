@@ -22,12 +22,15 @@ class Price:
     per_call: float = 0.0
     batch: float = 0.5
     """What a call in a batch costs, as a share of this."""
+    batch_output: float | None = None
+    """The same of output, where that is another share."""
 
     def in_batches(self) -> "Price":
         """Of the same call in a batch."""
+        output = self.batch if self.batch_output is None else self.batch_output
         return Price(
             input_per_million=self.input_per_million * self.batch,
-            output_per_million=self.output_per_million * self.batch,
+            output_per_million=self.output_per_million * output,
             per_picture=self.per_picture * self.batch,
             per_call=self.per_call * self.batch,
             batch=1.0,
@@ -37,6 +40,11 @@ class Price:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budget:
     """What must not be exceeded; None is no limit. `prices` are by model and what `money` is counted by."""
+
+    source: str = ""
+    """The table that prices were taken from, with its version or date; empty where the job has them all."""
+    price_notes: tuple[str, ...] = ()
+    """What that table does not know, in words."""
 
     calls: int | None = None
     tokens: int | None = None
@@ -152,8 +160,9 @@ class Tariff:
         spent = self.amounts(used, calls=tally.calls)
         if tally.batched is None:
             return spent
-        batched = replace(self, unreported=mean).spent(tally.batched)
-        return replace(spent, money=spent.money - batched.money * (1.0 - self.price.batch))
+        at_once = replace(self, unreported=mean)
+        batched = at_once.in_batches().spent(tally.batched).money
+        return replace(spent, money=spent.money - at_once.spent(tally.batched).money + batched)
 
     def in_batches(self) -> "Tariff":
         """Of the same calls in batches."""

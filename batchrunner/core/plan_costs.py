@@ -94,6 +94,8 @@ class CostPlan:
     """With answers as long as `AnswersPlan` takes them to be; None where no answers of text are sold."""
     batch: BatchCost | None = None
     """None where the provider is not known to have batches, and the job uses none."""
+    source: str | None = None
+    """The table that prices were taken from, with its version or date; None where the job has them all."""
 
 
 def requests_of(job: Job, calls: int) -> int:
@@ -179,6 +181,7 @@ def _cost(job: Job, prices: Mapping[str, Price], ahead: Mapping[str, ToSend], ta
         least=round(least, 6),
         most=None if endless else round(least + most, 6),
         expected=round(least + answers, 6) if answers else None,
+        source=(job.budget.source if job.budget is not None else "") or None,
     )
 
 

@@ -63,11 +63,13 @@ if TYPE_CHECKING:
 
 
 def schedule_notes(job: Job, *, wall: float) -> tuple[str, ...]:
-    """Notes: `window` and `deadline` use this machine's zone, where the job has no `timezone`; who is not told."""
+    """Notes: `window` and `deadline` use this machine's zone, without a `timezone`; who is not told; prices."""
+    prices = job.budget.price_notes if job.budget is not None else ()
     unset = job.notify_apprise_env
     nobody = (
         () if unset is None or os.environ.get(unset) else (f"notify: {unset} is not set: no message is sent there",)
     )
+    nobody = (*nobody, *prices)
     keys = [name for name, given in (("window", job.window), ("deadline", job.deadline)) if given is not None]
     if not keys or job.timezone is not None:
         return nobody

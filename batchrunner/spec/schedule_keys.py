@@ -17,6 +17,7 @@ from batchrunner.core.job import TASK_KINDS, BatchPolicy, NotifyEvent
 from batchrunner.core.schedule import AfterDuration, AtDate, AtTimeOfDay, Deadline, Window
 from batchrunner.spec.job_errors import SpecError, names_variable, short
 from batchrunner.spec.partial import PartialSpec
+from batchrunner.spec.price_tables import FoundPrices, found_prices
 from batchrunner.spec.provider import dialect_of, points_of
 from batchrunner.spec.sending_keys import BudgetSpec, NotifySpec, PriceSpec
 from batchrunner.spec.window_keys import TIME, window_faults, window_from
@@ -67,13 +68,16 @@ def budget_of(partial: PartialSpec) -> Budget | None:
     given = partial.spec.budget
     if given is None:
         return None
+    found, own = found_prices(partial), given.prices if isinstance(given.prices, dict) else {}
     return Budget(
         calls=given.calls,
         tokens=given.tokens,
         points=given.points,
         money=given.money,
-        currency=given.currency,
-        prices={model: _price(price) for model, price in given.prices.items()},
+        currency=given.currency or found.currency,
+        prices={**found.prices, **{model: _price(price) for model, price in own.items()}},
+        source=found.source,
+        price_notes=found.notes,
     )
 
 
@@ -207,9 +211,14 @@ def _notify_faults(partial: PartialSpec) -> Iterator[SpecError]:
 
 def _budget_faults(partial: PartialSpec, budget: BudgetSpec) -> Iterator[SpecError]:
     limits = ("calls", "tokens", "points", "money")
-    if not any(partial.given("budget", key) for key in (*limits, "prices")) and _is_whole(partial, "budget"):
+    if not any(partial.given("budget", key) for key in (*limits, "prices", "prices_from")) and _is_whole(
+        partial, "budget"
+    ):
         yield SpecError(path=("budget",), problem="has no limit", expected="calls, tokens, points or money")
-    for model, price in budget.prices.items():
+    found = found_prices(partial)
+    yield from found.faults
+    own = budget.prices if isinstance(budget.prices, dict) else {}
+    for model, price in own.items():
         path = ("budget", "prices", model)
         if not any(partial.given(*path, key) for key in PriceSpec.model_fields if key != "batch") and _is_whole(
             partial, *path
@@ -222,7 +231,7 @@ def _budget_faults(partial: PartialSpec, budget: BudgetSpec) -> Iterator[SpecErr
         yield SpecError(
             path=("budget", "tokens"), problem="is for `kind: chat` only: files are not counted in tokens", hint=hint
         )
-    yield from _uncounted(partial, budget)
+    yield from _uncounted(partial, budget, found)
 
 
 def _is_whole(partial: PartialSpec, *path: str) -> bool:
@@ -230,12 +239,13 @@ def _is_whole(partial: PartialSpec, *path: str) -> bool:
     return not any(gone[: len(path)] == path for gone in partial.left_out)
 
 
-def _uncounted(partial: PartialSpec, budget: BudgetSpec) -> Iterator[SpecError]:
+def _uncounted(partial: PartialSpec, budget: BudgetSpec, found: FoundPrices) -> Iterator[SpecError]:
     """Limits that could not be enforced, because the cost of a call is not given."""
-    if budget.money is not None and partial.knows("budget", "prices"):
+    if budget.money is not None and partial.knows("budget", "prices") and not found.faults:
         for model in partial.models:
-            if model not in budget.prices:
-                problem = f"has no price for {short(model)}, which `money` needs"
+            if model not in budget.prices and model not in found.prices:
+                nor = f", nor has {found.source}" if found.source else ""
+                problem = f"has no price for {short(model)}, which `money` needs{nor}"
                 yield SpecError(
                     path=("budget", "prices"), problem=problem, expected="a price for each model of the job"
                 )

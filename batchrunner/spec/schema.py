@@ -314,6 +314,7 @@ EXAMPLES: Final[dict[str, str]] = {
     "budget.money": "money: 20",
     "budget.currency": "currency: CNY",
     "budget.prices": "prices: {Qwen/Qwen3-8B: {input: 0.5, output: 2}}",
+    "budget.prices_from": "prices_from: data/prices.json",
     "budget.prices.{}.input": "input: 0.5",
     "budget.prices.{}.output": "output: 2",
     "budget.prices.{}.picture": "picture: 0.1",

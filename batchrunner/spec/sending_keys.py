@@ -33,8 +33,18 @@ class BudgetSpec(Part):
     points: Rate | None = Field(default=None, description="Points, by `provider.points_per_call`.")
     money: Rate | None = Field(default=None, description="Money, by `prices`, which must name every model of the job.")
     currency: str = Field(default="", max_length=20, description="The currency's name, for people, for example CNY.")
-    prices: dict[str, PriceSpec] = Field(
-        default_factory=dict, description="What each model costs, by its id; without `money` the cost is only shown."
+    prices: Annotated[
+        Annotated[Text, Tag("<text>")] | Annotated[dict[str, PriceSpec], Tag("<mapping>")],
+        one_of("`litellm`, the name of a JSON file, or a mapping of models"),
+    ] = Field(
+        default_factory=dict,
+        description="What each model costs, by its id; without `money` the cost is only shown. As a text it stands for "
+        "`prices_from`.",
+    )
+    prices_from: Text | None = Field(
+        default=None,
+        description="Where to look up prices that `prices` does not have, in US dollars: `litellm`, the table of the "
+        "installed package of that name, or a JSON file of the same shape, relative to the job file.",
     )
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import PurePath
 
-from batchrunner.core.budget import Price
+from batchrunner.core.budget import Budget, Price
 from batchrunner.core.control import is_overridden
 from batchrunner.core.errors import JobMistakesError, Mistake
 from batchrunner.core.job import Job, Json
@@ -43,8 +43,16 @@ def with_settings(job: Job, settings: Mapping[str, Json]) -> Job:
         retry=replace(job.retry, **draft.spec.retry.model_dump()),
         window=window_of(draft),
         deadline=deadline_of(draft),
-        budget=budget_of(draft),
+        budget=_with_prices_of(job, budget_of(draft)),
     )
+
+
+def _with_prices_of(job: Job, budget: Budget | None) -> Budget | None:
+    """Prices are what they were, with all that a job file has no key for."""
+    if budget is None or job.budget is None:
+        return budget
+    before = job.budget
+    return replace(budget, prices=before.prices, source=before.source, price_notes=before.price_notes)
 
 
 def refuse_settings(job: Mapping[str, Json], settings: Mapping[str, Json]) -> None:
@@ -95,7 +103,8 @@ def _tree(job: Job) -> dict[str, Json]:
     if job.provider.points_per_call:
         put(tree, ("provider", "points_per_call"), dict(job.provider.points_per_call))
     if job.budget is not None:
-        budget = {key: value for key, value in asdict(job.budget).items() if value is not None and key != "prices"}
+        limits_of_it = ("calls", "tokens", "points", "money", "currency")
+        budget = {key: value for key, value in asdict(job.budget).items() if value is not None and key in limits_of_it}
         prices: dict[str, Json] = {
             model: {
                 "input": price.input_per_million,

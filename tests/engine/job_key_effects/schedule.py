@@ -217,6 +217,14 @@ NIGHT: dict[str, Effect] = {
         was=12.0,
         now=36.0,
     ),
+    "budget.prices_from": Effect(
+        base=chat(*MANY, budget={"calls": 100}),
+        change={"budget.prices_from": "prices.json"},
+        look=lambda bench: [line.spent for line in bench.report.status.budget],
+        was=[12.0],
+        now=[12.0, 24.0],
+        files={"prices.json": b'{"m/One": {"input_cost_per_request": 2}}'},
+    ),
     "budget.prices{}.call": Effect(
         base=chat(budget={"prices": {"m/One": {"call": 1}}}),
         change={"budget.prices.m/One.call": 2.5},
