@@ -37,7 +37,6 @@ def test_every_preset_and_every_problem_has_its_row() -> None:
 
 
 SHORT_WITH_REASON = {
-    "providers/batch_hosts.py": "`plan` reads it, and must not load a dialect",
     "exporters/tables.py": "the guard against formulas (threat 12), apart from the formats that need none",
     "exporters/vector_files.py": "the one format of vectors alone; the others are tables or lines",
     "report/apprise_message.py": "a process of its own, which loads nothing of the program",

@@ -130,7 +130,7 @@ class BatchDialect(Protocol):
     def uploaded(self) -> Decoder[str | Problem]:
         """A fresh reader for its reply: the file's id."""
 
-    def create(self, file: str, *, key: str, lines: Sequence[bytes] = ()) -> Request:
+    def create(self, file: str, *, key: str, model: str, lines: Sequence[bytes] = ()) -> Request:
         """The paid POST that orders the batch of an uploaded file, or of these lines, with what names our intent."""
 
     def look(self, batch_id: str) -> Request:
@@ -145,8 +145,8 @@ class BatchDialect(Protocol):
     def listing(self, after: str | None) -> Request:
         """The GET of a page of the account's batches."""
 
-    def listed(self) -> Decoder[BatchPage | Problem]:
-        """A fresh reader for its reply."""
+    def listed(self, after: str | None = None) -> Decoder[BatchPage | Problem]:
+        """A fresh reader for the reply to the same `listing`."""
 
     def content(self, file: str) -> Request:
         """The GET of a result file."""

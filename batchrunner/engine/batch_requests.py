@@ -40,7 +40,7 @@ class BatchRequests:
 
     async def order(self, batch: RemoteBatch, lines: Sequence[bytes]) -> BatchLook | Problem:
         """The one request that is paid for; its intent, and its file if it has one, are in the ledger."""
-        request = self.dialect.create(batch.file, key=batch.key, lines=lines)
+        request = self.dialect.create(batch.file, key=batch.key, model=batch.model, lines=lines)
         return await self.transport.exchange(request, self.dialect.looked(), account=batch.account)
 
     async def look(self, batch: RemoteBatch) -> BatchLook | Problem:
@@ -62,7 +62,7 @@ class BatchRequests:
         after: str | None = None
         for _ in range(_FIND_PAGES):
             request = self.dialect.listing(after)
-            page = await self.transport.exchange(request, self.dialect.listed(), account=batch.account)
+            page = await self.transport.exchange(request, self.dialect.listed(after), account=batch.account)
             if isinstance(page, Problem):
                 return page
             for look in page.batches:

@@ -94,6 +94,8 @@ def _anthropic_batches(provider: Provider, chat: "Dialect", hide: "Hide") -> "Ba
 
 BATCHES: Final[dict[DialectName, "Callable[[Provider, Dialect, Hide], BatchDialect]"]] = {
     "openai-chat": _openai_batches,
+    "openai-responses": _openai_batches,
+    "openai-embeddings": _openai_batches,
     "anthropic-messages": _anthropic_batches,
 }
 """The batches of a dialect, over what reads its answers."""
@@ -122,7 +124,7 @@ def has_batches(job: Job) -> bool:
     """Whether the provider is known to have batches for this kind of job."""
     from batchrunner.providers.batch_hosts import is_known
 
-    return job.kind == "chat" and is_known(job.provider)
+    return is_known(job.provider)
 
 
 def require_dialect(provider: Provider) -> None:

@@ -83,7 +83,7 @@ class AnthropicBatches(ChatReplies):
         """Never asked for: see `uploads`."""
         raise NotImplementedError
 
-    def create(self, file: str, *, key: str, lines: Sequence[bytes] = ()) -> Request:  # noqa: ARG002 - the port
+    def create(self, file: str, *, key: str, model: str, lines: Sequence[bytes] = ()) -> Request:  # noqa: ARG002 - the port
         """The POST that orders the batch of these lines."""
         body = b'{"requests":[%b]}' % b",".join([line.rstrip(b"\n") for line in lines])
         headers = {"content-type": "application/json", "accept": "application/json", "anthropic-version": VERSION}
@@ -123,7 +123,7 @@ class AnthropicBatches(ChatReplies):
         """Reads the reply to `create`, `look` and `cancel`."""
         return WholeReply(self._family, read=self._look)
 
-    def listed(self) -> Decoder[BatchPage | Problem]:
+    def listed(self, after: str | None = None) -> Decoder[BatchPage | Problem]:  # noqa: ARG002 - the port
         """Reads the reply to `listing`."""
         return WholeReply(self._family, read=self._page)
 

@@ -1,8 +1,8 @@
 """The dialect of OpenAI's batches, with files: a file of requests is uploaded, ordered, and its results downloaded.
 
-OpenAI, Azure, Groq, Together, DashScope, SiliconFlow, Zhipu, Novita and others have the same routes; `batch_hosts` has
-what differs. Each line of the file is a request of the chat dialect, each line of a result file a reply to one, which
-the chat dialect reads. See docs/batches.md.
+OpenAI, Azure, Groq, Together, DashScope, Mistral, SiliconFlow, Zhipu, Novita and others have it; `batch_hosts` has what
+differs. Each line of the file is a request of the job's dialect (chat, responses or embeddings), each line of a result
+file a reply to one, which that dialect reads. See docs/batches.md.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from batchrunner.core.job import Json, Provider
 from batchrunner.core.outcome import Problem, Revision
 from batchrunner.core.ports import Dialect
 from batchrunner.core.remote_batch import BatchLine, BatchLook, BatchPage
-from batchrunner.providers.batch_hosts import BatchHost, host_of, is_known
+from batchrunner.providers.batch_hosts import ENDPOINTS, BatchHost, host_of, is_known
 from batchrunner.providers.batch_replies import ChatReplies, Hide, as_it_is, get, not_understood, text_of
 from batchrunner.providers.error_bodies import refusal
 from batchrunner.providers.json_decoder import WholeReply
@@ -55,7 +55,11 @@ _STATES: Final[dict[str, Literal["running", "ended", "failed"]]] = {
     "failed": "failed",
 }
 """By the server's word in lower case; a word that is not here is waited for."""
-_OUTPUTS: Final[tuple[tuple[Literal["out", "err"], str], ...]] = (("out", "output_file_id"), ("err", "error_file_id"))
+_OUTPUTS: Final[tuple[tuple[Literal["out", "err"], tuple[str, str]], ...]] = (
+    ("out", ("output_file_id", "output_file")),
+    ("err", ("error_file_id", "error_file")),
+)
+"""The second names are Mistral's."""
 _UNANSWERED_STATUS: Final = 500
 """What a line without a reply and without a status is read as."""
 
@@ -71,15 +75,15 @@ class OpenAiBatches(ChatReplies):
     def __init__(self, provider: Provider, chat: Dialect, hide: Hide = as_it_is) -> None:
         super().__init__(provider, chat, hide)
         self._files = openai_url(provider, "files")
-        self._batches = openai_url(provider, "batches")
         host = host_of(provider)
         self._is_known = is_known(provider)
         self._host = host or _LIKE_OPENAI
-        self._endpoint = urlsplit(openai_url(provider, "chat/completions")).path
-        if "/v1/" in self._endpoint:  # a gateway's own prefix is no part of the endpoint's name
-            self._endpoint = "/v1/chat/completions"
-        elif "/v4/" in self._endpoint:
-            self._endpoint = "/v4/chat/completions"
+        self._batches = openai_url(provider, self._host.route)
+        path = ENDPOINTS[provider.dialect]
+        self._endpoint = urlsplit(openai_url(provider, path)).path
+        version = next((version for version in ("/v1/", "/v4/") if version in self._endpoint), None)
+        if version is not None:  # a gateway's own prefix is no part of the endpoint's name
+            self._endpoint = version + path
 
     def __repr__(self) -> str:
         """Where it orders."""
@@ -112,8 +116,16 @@ class OpenAiBatches(ChatReplies):
     def line(self, item: Item) -> bytes:
         """The item's line in the file of requests, newline included."""
         request = self._chat.encode(replace(item, stream=False), Revision())
-        head = b'{"custom_id":%b,"method":"POST","url":%b,"body":' % (encode(item.key), encode(self._endpoint))
-        return b"%b%b}\n" % (head, (request.body or b"{}").replace(b"\n", b" "))
+        body = (request.body or b"{}").replace(b"\n", b" ")
+        if self._host.form == "mistral":  # the order names the model, and the endpoint
+            value = decode(body)
+            value = {name: each for name, each in value.items() if name != "model"} if is_object(value) else {}
+            return b'{"custom_id":%b,"body":%b}\n' % (encode(item.key), encode(value))
+        url = self._endpoint_of(item.model)
+        return b'{"custom_id":%b,"method":"POST","url":%b,"body":%b}\n' % (encode(item.key), encode(url), body)
+
+    def _endpoint_of(self, model: str) -> str:
+        return self._host.endpoints.get(model, self._endpoint)
 
     def upload(self, lines: Sequence[bytes], *, name: str) -> Request:
         """The POST of the file of requests; free, and may be repeated."""
@@ -132,9 +144,13 @@ class OpenAiBatches(ChatReplies):
             bulk=True,
         )
 
-    def create(self, file: str, *, key: str, lines: Sequence[bytes] = ()) -> Request:  # noqa: ARG002 - the port
+    def create(self, file: str, *, key: str, model: str, lines: Sequence[bytes] = ()) -> Request:  # noqa: ARG002 - the port
         """The POST that orders the batch of an uploaded file, with what names our intent."""
-        body: dict[str, Json] = {"input_file_id": file, "endpoint": self._endpoint}
+        endpoint = self._endpoint_of(model)
+        if self._host.form == "mistral":
+            body: dict[str, Json] = {"input_files": [file], "endpoint": endpoint, "model": model, "timeout_hours": 24}
+        else:
+            body = {"input_file_id": file, "endpoint": endpoint}
         if self._host.window is not None:
             body["completion_window"] = self._host.window
         if self._host.metadata:
@@ -153,6 +169,8 @@ class OpenAiBatches(ChatReplies):
 
     def listing(self, after: str | None) -> Request:
         """The GET of a page of the account's batches."""
+        if self._host.form == "mistral":
+            return get(f"{self._batches}?page_size={_PAGE}&page={after or 0}")
         start = "" if after is None else f"&after={quote(after, safe='')}"
         return get(f"{self._batches}?limit={_PAGE}{start}")
 
@@ -172,8 +190,10 @@ class OpenAiBatches(ChatReplies):
         """Reads the reply to `create`, `look` and `cancel`."""
         return WholeReply(self._family, read=_look)
 
-    def listed(self) -> Decoder[BatchPage | Problem]:
+    def listed(self, after: str | None = None) -> Decoder[BatchPage | Problem]:
         """Reads the reply to `listing`."""
+        if self._host.form == "mistral":
+            return WholeReply(self._family, read=lambda head, value: _numbered_page(head, value, int(after or 0)))
         return WholeReply(self._family, read=_page)
 
     # -- lines of result files
@@ -263,7 +283,13 @@ def _look_of(value: Json) -> BatchLook | None:
     batch_id, word = text_of(value.get("id")), text_of(value.get("status"))
     if not batch_id or not word:
         return None
-    outputs = tuple((kind, found) for kind, name in _OUTPUTS if (found := text_of(value.get(name))))
+    outputs = tuple(
+        (kind, found)
+        for kind, (name, other) in _OUTPUTS
+        if (found := text_of(value.get(name)) or text_of(value.get(other)))
+    )
+    inputs = value.get("input_files")
+    only = inputs[0] if isinstance(inputs, list) and len(inputs) == 1 else None
     state = _STATES.get(word.lower(), "running")
     codes, message = _errors(value.get("errors"))
     metadata = value.get("metadata")
@@ -274,7 +300,7 @@ def _look_of(value: Json) -> BatchLook | None:
         state="ended" if state == "failed" and outputs else state,
         word=word,
         key=text_of(metadata.get(_KEY_FIELD)) if is_object(metadata) else "",
-        input_file=text_of(value.get("input_file_id")),
+        input_file=text_of(value.get("input_file_id")) or text_of(only),
         outputs=outputs,
         expires_at=float(expires) if isinstance(expires, int | float) and expires > 0 else None,
         message=message,
@@ -299,3 +325,12 @@ def _page(head: ResponseHead, value: Json) -> BatchPage | Problem:
     more = value.get("has_more") is True and bool(batches)
     last = text_of(value.get("last_id")) or (batches[-1].batch_id if batches else "")
     return BatchPage(batches=batches, after=last if more else None)
+
+
+def _numbered_page(head: ResponseHead, value: Json, number: int) -> BatchPage | Problem:
+    """A page that is asked for by its number; one that is not full is the last one."""
+    page = _page(head, value)
+    listed = value.get("data") if is_object(value) else None
+    if isinstance(page, Problem) or not isinstance(listed, list) or len(listed) < _PAGE:
+        return page
+    return replace(page, after=str(number + 1))

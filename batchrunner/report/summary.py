@@ -7,7 +7,7 @@ command that continues the run.
 import dataclasses
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta, timezone
 from enum import Enum
 from pathlib import PurePath
@@ -17,6 +17,7 @@ from batchrunner.core.budget import BudgetLine, figure
 from batchrunner.core.control import ControlState
 from batchrunner.core.job import Job, Json
 from batchrunner.core.status import (
+    BatchStatus,
     FailureGroup,
     ItemCounts,
     LaneState,
@@ -197,7 +198,7 @@ def _body(status: Status, now: datetime) -> Iterator[tuple[str, str]]:
     if status.message:
         yield "reason", printable(status.message, most=_MOST_MESSAGE)
     yield from _items(status)
-    yield from _sends(status.sends, status.unaccounted_max)
+    yield from _sends(status.sends, status.batches, status.unaccounted_max)
     if status.reused:
         yield "reused", f"{count(status.reused, 'answer')} of other runs, neither sent nor billed here"
     if used := usage_line(status.usage):
@@ -253,8 +254,12 @@ def batch_lines(status: Status) -> Iterator[str]:
         done, failed, returned = (
             sum(getattr(batch, name) for batch in over) for name in ("done", "failed", "returned")
         )
-        batches = "1 batch" if len(over) == 1 else f"{len(over):,} batches"
-        yield f"{batches} over: {done:,} done, {failed:,} failed, {returned:,} sent again"
+        items = count(sum(batch.items for batch in over), "item")
+        yield f"{_batches(len(over))} over, with {items}: {done:,} done, {failed:,} failed, {returned:,} given back"
+
+
+def _batches(number: int) -> str:
+    return "1 batch" if number == 1 else f"{number:,} batches"
 
 
 def control_lines(control: ControlState) -> Iterator[str]:
@@ -270,9 +275,11 @@ def control_lines(control: ControlState) -> Iterator[str]:
         yield f"{count(control.noted, 'command')} noted for the next run"
 
 
-def _sends(sends: SendCounts, unaccounted_max: int | None) -> Iterator[tuple[str, str]]:
+def _sends(sends: SendCounts, batches: Sequence[BatchStatus], unaccounted_max: int | None) -> Iterator[tuple[str, str]]:
     refused = f", {sends.refused:,} rejected (not billed)" if sends.refused else ""
-    yield "sent", f"{count(sends.total, 'request')} across all runs{refused}"
+    ordered = [batch.items for batch in batches if batch.id is not None]
+    together = f"; {sum(ordered):,} of them in {_batches(len(ordered))}" if ordered else ""
+    yield "sent", f"{count(sends.total, 'request')} across all runs{refused}{together}"
     if sends.possible_duplicates:
         causes = ", ".join(
             f"{number:,} {how}"

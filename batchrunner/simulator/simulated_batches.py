@@ -17,8 +17,8 @@ from batchrunner.simulator.refusals import Refusal, invalid, refuse
 from batchrunner.simulator.requests import Chosen
 from batchrunner.simulator.script import Script, Send, Visit, as_object, as_text, digest_of, encode_json, json_script
 
-Execute = Callable[[Visit, dict[str, Json]], tuple[int, bytes]]
-"""Runs one request of a batch as if it had come by itself: its status and its body."""
+Execute = Callable[[Visit, dict[str, Json], str], tuple[int, bytes]]
+"""Runs one request of a batch as if it had come to this endpoint by itself: its status and its body."""
 Choose = Callable[[str], Chosen]
 """The scenarios of a model."""
 
@@ -27,7 +27,7 @@ _MOST_ON_PAGE: Final = 100
 _EXPIRY_S: Final = 24 * 3600.0
 _PADDING: Final = " " * 4_000_000
 _BOUNDARY: Final = re.compile(r'boundary="?([^";]+)"?')
-_ENDPOINTS: Final = frozenset({"/v1/chat/completions", "/v1/embeddings"})
+_ENDPOINTS: Final = frozenset({"/v1/chat/completions", "/v1/responses", "/v1/embeddings"})
 _LATE: Final = Refusal(
     status=500, shape="C", message="The server had an error", code="server_error", type="server_error"
 )
@@ -227,7 +227,7 @@ class SimulatedBatches:
                 }
                 bad.append(_result(number, custom_id, None, error=error))
                 continue
-            status, body = self._execute(visit, as_object(line.get("body")))
+            status, body = self._execute(visit, as_object(line.get("body")), as_text(batch.body.get("endpoint")))
             if "batch-all-errors" in chosen:
                 status, body = (
                     400,

@@ -167,7 +167,7 @@ class SimulatedMessageBatches:
 
     def _run(self, visit: Visit, params: dict[str, Json], chosen: Chosen) -> tuple[str, bytes]:
         """(type of the result, its further fields)."""
-        status, body = self._execute(visit, params)
+        status, body = self._execute(visit, params, "/v1/messages")
         if "batch-all-errors" in chosen:
             error: Json = {"type": "invalid_request_error", "message": "invalid request"}
             status, body = 400, encode_json({"type": "error", "error": error})

@@ -60,6 +60,7 @@ MODELS = (
 """What `GET /v1/models` lists. Every other id is served as well."""
 
 
+_BY_PATH = {kind.path: kind for kind in GENERATIONS.values()}
 FILES_HOST = "http://files.simulator.invalid"
 
 
@@ -178,7 +179,7 @@ class World:
             seed=self.seed, latency=self.latency, execute=self._execute_line, choose=self._chosen
         )
         self._message_batches = SimulatedMessageBatches(
-            seed=self.seed, latency=self.latency, execute=self._execute_message, choose=self._chosen
+            seed=self.seed, latency=self.latency, execute=self._execute_line, choose=self._chosen
         )
         self._accounts = Accounts()
         self._lane_limiters = LaneLimiters(self.limits)
@@ -352,17 +353,12 @@ class World:
             script = step(visit, account.hash)
         return self._noted(visit, kind, Verdict(script, f"{kind} {script.status}"))
 
-    def _execute_message(self, visit: Visit, body: dict[str, Json]) -> tuple[int, bytes]:
-        return self._execute_line(visit, body, kind=GENERATIONS["message"])
-
-    def _execute_line(
-        self, visit: Visit, body: dict[str, Json], *, kind: Generation | None = None
-    ) -> tuple[int, bytes]:
+    def _execute_line(self, visit: Visit, body: dict[str, Json], path: str) -> tuple[int, bytes]:
         """A request of a batch: paid for as if it had come by itself, without what happens on the way."""
         model = body.get("model")
         if not isinstance(model, str) or not model.strip():
             return 400, refuse(REFUSALS["bad-model-id"], model="", request_id=visit.request_id).body
-        kind = kind or GENERATIONS["embedding" if "input" in body else "chat"]
+        kind = _BY_PATH[path]
         account = self._accounts.account(visit.call.token)
         order = self._entered(visit, account, body=body, model=model, chosen=self._chosen(model))
         refusal = kind.check(order) or refusal_of(order)

@@ -27,7 +27,7 @@ _DURATION = re.compile(r"(?:(\d{1,3})\s*d)?\s*(?:(\d{1,4})\s*h)?\s*(?:(\d{1,5})\
 _UNIT_S: Final = (86_400.0, 3600.0, 60.0, 1.0)
 _DATE = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d.*")
 _EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - a calendar's time without a zone is what is counted here
-_BATCHED: Final = ("openai-chat", "anthropic-messages")
+_BATCHED: Final = ("openai-chat", "openai-responses", "openai-embeddings", "anthropic-messages")
 """Dialects with batches."""
 _SHELL_WORDS: Final = frozenset({"|", "||", "&", "&&", ";", ">", ">>", "<", "2>", "2>&1"})
 
@@ -114,7 +114,7 @@ def _batch_faults(partial: PartialSpec) -> Iterator[SpecError]:
             yield SpecError(path=("batch", key), problem=f"is {short(text)}", expected="a duration like 24h, 2m or 30s")
     dialect = dialect_of(partial) if partial.knows("provider") and partial.knows("kind") else None
     if given.use != "never" and dialect is not None and dialect not in _BATCHED:
-        problem = f"is for the dialect {' or '.join(_BATCHED)}; this job has {dialect}"
+        problem = f"is for the dialect {', '.join(_BATCHED[:-1])} or {_BATCHED[-1]}; this job has {dialect}"
         yield SpecError(path=("batch",), problem=problem, hint="leave it out, or write `use: never`")
 
 

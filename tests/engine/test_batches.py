@@ -391,4 +391,13 @@ def test_status_shows_batches_with_their_counts(harness: RunHarness) -> None:
     harness.run(job(20))
     (batch,) = batchrunner.status(str(harness.out)).batches
     assert (batch.items, batch.done, batch.returned, batch.left, batch.state) == (20, 12, 8, 0, "over")
-    assert "1 batch over: 12 done, 0 failed, 8 sent again" in summary(batchrunner.status(str(harness.out)))
+    said = summary(batchrunner.status(str(harness.out)))
+    assert "1 batch over, with 20 items: 12 done, 0 failed, 8 given back" in said
+
+
+def test_the_summary_counts_batches_and_items_apart(harness: RunHarness) -> None:
+    with_scenario(harness, "batch-expires:60")
+    lines = [line.split(maxsplit=1)[1] for line in summary(harness.run(job(40, rest="online")).status).splitlines()[1:]]
+    assert "40 of 40 done" in lines
+    assert "56 requests across all runs, 16 rejected (not billed); 40 of them in 2 batches" in lines
+    assert "2 batches over, with 40 items: 24 done, 0 failed, 16 given back" in lines

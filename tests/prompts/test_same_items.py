@@ -265,6 +265,7 @@ DIGESTS: dict[str, str] = {
     "same keys in mistakes": "90a7908cc624fd61",
     "many unknown keys": "a19f546a7a760042",
     "anthropic-messages.yaml": "12aa1f002abc4e7f",
+    "batch-rehearsal.yaml": "970f6858f25ba19f",
     "captions-for-lora.yaml": "bba3f7c0f903fcb7",
     "compare.yaml": "f75d721217c964e8",
     "compare-models.yaml": "97990cfed82358d5",

@@ -30,7 +30,7 @@ def told(scenario: str) -> tuple[list[MessageBatch], list[MessageBatchIndividual
 
     async def use(url: str, http: httpx2.AsyncClient) -> None:
         client = anthropic.AsyncAnthropic(base_url=url, api_key="ms-key", http_client=http, max_retries=0)
-        order = json.loads(OURS.create("", key="", lines=[OURS.line(each) for each in ITEMS]).body or b"")
+        order = json.loads(OURS.create("", key="", model="", lines=[OURS.line(each) for each in ITEMS]).body or b"")
         looks.append(await client.messages.batches.create(requests=order["requests"]))
         while looks[-1].processing_status != "ended":
             await asyncio.sleep(0.05)

@@ -119,7 +119,7 @@ def test_our_upload_and_order_are_what_the_sdk_would_send() -> None:
             completion_window="24h",
             metadata={"batchrunner": KEY},
         )
-    upload, order = OURS.upload(lines, name="requests.jsonl"), OURS.create("file-1", key=KEY)
+    upload, order = OURS.upload(lines, name="requests.jsonl"), OURS.create("file-1", key=KEY, model="sim/chat")
     assert (str(sent[0].url), str(sent[1].url)) == (upload.url, order.url)
     assert json.loads(sent[1].content) == json.loads(order.body or b"")
     ours, theirs = (

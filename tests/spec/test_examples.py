@@ -26,6 +26,7 @@ CHAT = "provider: simulator\nmodel: m\nprompts: [a]\n"
 
 SHOWS: dict[str, Callable[[dict[str, Any]], object]] = {
     "anthropic-messages": lambda row: row["output"]["reasoning"] and row["messages"],
+    "batch-rehearsal": lambda row: row["output"]["text"] and row["vars"]["question"],
     "comfyui": lambda row: row["output"]["images"] and row["params"]["steps"] == 25,
     "compare": lambda row: row["vars"]["answer"] and row["system"],
     "captions-for-lora": lambda row: (
