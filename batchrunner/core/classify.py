@@ -118,6 +118,8 @@ FAMILIES: Final[dict[PresetName, Family]] = {
     "modelscope": "modelscope",
     "modelscope-anthropic": "modelscope",
     "openai": "openai",
+    "azure": "openai",
+    "gemini": "openai",
     "anthropic": "anthropic",
     "simulator": "simulator",
 }

@@ -19,7 +19,7 @@ else:  # a recursive alias means nothing to those who read annotations when the 
 Kind = Literal["chat", "image", "embedding", "media", "transcription"]
 TASK_KINDS: tuple[Kind, ...] = ("image", "media")
 """Kinds whose answers are files, made by tasks that may cost much and end late."""
-PresetName = Literal["modelscope", "modelscope-anthropic", "openai", "anthropic", "simulator"]
+PresetName = Literal["modelscope", "modelscope-anthropic", "openai", "azure", "gemini", "anthropic", "simulator"]
 DialectName = Literal[
     "openai-chat",
     "openai-responses",

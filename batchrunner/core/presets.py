@@ -17,6 +17,7 @@ class Preset:
 
     name: PresetName
     base_url: str
+    """Empty where every account has an address of its own: the job names it."""
     dialects: dict[Kind, DialectName]
     key_env: str | None
     auth: AuthScheme
@@ -37,6 +38,7 @@ class Preset:
 
 
 _SHANGHAI_S = 8 * 3600.0
+_PACIFIC_S = -8 * 3600.0
 _MODELSCOPE = "https://api-inference.modelscope.cn"
 
 PRESETS: dict[PresetName, Preset] = {
@@ -78,6 +80,29 @@ PRESETS: dict[PresetName, Preset] = {
             auth="bearer",
             first_concurrency=4,
             inputs_per_request=128,
+        ),
+        Preset(
+            name="azure",
+            base_url="",
+            dialects={
+                "chat": "openai-chat",
+                "image": "openai-images",
+                "embedding": "openai-embeddings",
+                "transcription": "openai-transcriptions",
+            },
+            key_env="AZURE_OPENAI_API_KEY",
+            auth="api-key",
+            first_concurrency=4,
+            inputs_per_request=128,
+        ),
+        Preset(
+            name="gemini",
+            base_url="https://generativelanguage.googleapis.com/v1beta/openai",
+            dialects={"chat": "openai-chat", "image": "openai-images", "embedding": "openai-embeddings"},
+            key_env="GEMINI_API_KEY",
+            auth="bearer",
+            first_concurrency=2,
+            day_offset_s=_PACIFIC_S,
         ),
         Preset(
             name="anthropic",

@@ -71,8 +71,17 @@ _TOO_MUCH: Final = Sign(
 )
 """More than the limit of a whole minute: it never passes, whatever its name says of limits."""
 
+_GEMINI: Final = (
+    Sign(kind=K.BILLING, statuses=on(429), words=("monthly spending cap", "spend cap", "credits are depleted")),
+    Sign(kind=K.BILLING, statuses=on(429), words=("limit: 0,", "limit: 0\n"), also=("quota exceeded for metric",)),
+    Sign(kind=K.AUTH, statuses=on(400, 403), words=("reported as leaked", "missing or invalid authorization header")),
+    Sign(kind=K.MODEL_NOT_FOUND, statuses=on(404), words=("requested entity was not found",)),
+)
+"""Of Gemini's OpenAI face. A quota of zero is one that this account does not have: no waiting helps."""
+
 _OPENAI: Final = (
     _TOO_MUCH,
+    *_GEMINI,
     # an Alibaba server behind this family's dialect: its link, or its code, marks the per-minute limit
     Sign(kind=K.THROTTLE, words=("#token-limit",)),
     Sign(kind=K.THROTTLE, names=named("throttling", "throttling.allocationquota", "throttling.ratequota")),

@@ -45,10 +45,12 @@ class _ChatUsage(Strict):
 
     def counts(self) -> Usage:
         """The same as `usage_counts.usage_of`."""
-        details = self.prompt_tokens_details
+        details, wrote = self.prompt_tokens_details, self.completion_tokens
+        if details is None and self.total_tokens is not None and self.total_tokens > self.prompt_tokens + wrote:
+            wrote = self.total_tokens - self.prompt_tokens
         return Usage(
             input_tokens=self.prompt_tokens,
-            output_tokens=self.completion_tokens,
+            output_tokens=wrote,
             cache_read_tokens=(details.cached_tokens or None) if details is not None else None,
         )
 

@@ -63,11 +63,13 @@ def meaning_of(reason: str | None) -> Meaning:
     if reason is None:
         return "whole"
     word = _CAMEL.sub("_", reason.strip()).lower().replace("-", "_").replace(" ", "_").removeprefix("finish_reason_")
-    if word in _CUT:
+    reason_itself, _, detail = word.partition(":")  # Gemini: `content_filter: SAFETY`, `function_call_filter: …`
+    words = {reason_itself, detail.strip("_")}
+    if words & _CUT:
         return "cut"
-    if word in _BROKEN:
+    if words & _BROKEN:
         return "broken"
-    return "filtered" if word in _FILTERED else "whole"
+    return "filtered" if words & _FILTERED else "whole"
 
 
 # Tokens as servers count them, under whatever names and wherever they stand, as one `Usage`.
@@ -134,8 +136,8 @@ def usage_of(said: object) -> Usage | None:
     if wrote is not None and (thought := _count(said.get("thoughtsTokenCount"))) is not None:
         wrote += thought  # Gemini counts them beside the answer
     total = _first(said, _TOTAL)
-    if wrote is None and total is not None and read is not None and total >= read:
-        wrote = total - read
+    if total is not None and read is not None and total >= read and (wrote is None or _leaves_out_thoughts(said)):
+        wrote = max(total - read, wrote or 0)
     usage = Usage(
         input_tokens=read,
         output_tokens=wrote,
@@ -143,6 +145,14 @@ def usage_of(said: object) -> Usage | None:
         cache_write_tokens=_first(said, _CACHE_WRITTEN) or None,
     )
     return None if usage == Usage() else usage
+
+
+def _leaves_out_thoughts(said: dict[str, Json]) -> bool:
+    """Gemini behind OpenAI's names: thinking is billed as output, and counted in the total alone.
+
+    Where anything is said of a cache the rest may be that.
+    """
+    return "completion_tokens" in said and _first(said, _CACHE_READ) is None and _first(said, _CACHE_WRITTEN) is None
 
 
 def repeated_usage(known: dict[str, Json] | None, said: object) -> dict[str, Json] | None:

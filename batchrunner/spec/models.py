@@ -121,7 +121,8 @@ class JobSpec(Part):
     )
     provider: ProviderChoice | None = Field(
         default=None,
-        description="modelscope, modelscope-anthropic, openai, anthropic or simulator; or a mapping with more.",
+        description="modelscope, modelscope-anthropic, openai, azure, gemini, anthropic or simulator; or a mapping "
+        "with more.",
     )
     kind: Kind = Field(
         default="chat",

@@ -99,6 +99,7 @@ _OPENAI_HOSTS = (".openai.com", ".openai.azure.com", ".cognitiveservices.azure.c
 _VERSION = re.compile(r"[0-9A-Za-z][0-9A-Za-z.-]{0,39}")
 _NO_KEYS_HERE = "name the key's environment variable in `provider.api_key_env`"
 _PLACES = ("preset", "base_url")
+_AZURE_FORM = "https://NAME.openai.azure.com/openai/v1"
 _IN_PROCESS = ("base_url", "api_key_env", "proxy", "proxy_auth_env", "api_version", "ca_file", "auth")
 
 
@@ -246,7 +247,7 @@ def _key_env(choice: _Choice, table: "TaskTable | None" = None) -> tuple[str, ..
 def _auth(choice: _Choice) -> AuthScheme:
     if choice.own.auth is not None:
         return choice.own.auth
-    if choice.own.preset and choice.dialect in choice.preset.dialects.values():
+    if choice.own.preset and (choice.dialect in choice.preset.dialects.values() or choice.preset.auth == "api-key"):
         return choice.preset.auth
     return "x-api-key" if choice.dialect == "anthropic-messages" else "bearer"
 
@@ -255,11 +256,13 @@ def _edits_as_form(choice: _Choice) -> bool:
     """OpenAI's own way, wherever the job names OpenAI or its host; another server with the same dialect has its own."""
     if choice.dialect != "openai-images":
         return False
-    return choice.own.preset == "openai" or _host(choice.own.base_url or "").endswith(_OPENAI_HOSTS)
+    return choice.own.preset in {"openai", "azure"} or _host(choice.own.base_url or "").endswith(_OPENAI_HOSTS)
 
 
 def _base_url(choice: _Choice, preset: Preset, *, own_url: str | None) -> str:
     of_modelscope = (choice.own.preset or "").startswith("modelscope")
+    if own_url and preset.name == "azure" and not urlsplit(own_url.strip()).path.strip("/"):
+        own_url = f"{own_url.strip().rstrip('/')}/openai/v1"  # the resource's address, as the portal shows it
     return normalised((own_url or preset.base_url).strip(), choice.dialect, of_modelscope=of_modelscope)
 
 
@@ -296,6 +299,10 @@ def _where(partial: PartialSpec, own: ProviderSpec) -> Iterator[SpecError]:
     says_where = says_where or any(partial.given("provider", key) for key in _PLACES)
     if not says_where:
         yield SpecError(path=("provider",), problem="needs `preset` or `base_url`")
+    if own.preset and not PRESETS[own.preset].base_url and not own.base_url and partial.knows("provider", "base_url"):
+        hint = f"write `provider: {{preset: {own.preset}, base_url: …}}`"
+        needed = f"needs `base_url`: {own.preset} has an address for each account"
+        yield SpecError(path=("provider",), problem=needed, expected=_AZURE_FORM, hint=hint)
     for key, url in (("base_url", own.base_url), ("proxy", own.proxy)):
         problem = url_problem(url.strip()) if url else None
         if problem:
@@ -387,6 +394,9 @@ def _proxy_auth(own: ProviderSpec) -> Iterator[SpecError]:
 
 
 def _version(own: ProviderSpec) -> Iterator[SpecError]:
+    if own.preset == "azure" and own.api_version is None and "/deployments/" in (own.base_url or ""):
+        problem = "is missing: the address of a deployment needs it"
+        yield SpecError(path=("provider", "api_version"), problem=problem, expected="a version like 2024-10-21")
     if own.api_version is not None and not _VERSION.fullmatch(own.api_version):
         yield SpecError(
             path=("provider", "api_version"), problem="is not a version", expected="a version like 2024-10-21"

@@ -17,6 +17,7 @@ CHAT = "provider: simulator\nmodel: m\nprompts: [a]\n"
 IMAGE = "provider: modelscope\nkind: image\nmodel: Qwen/Qwen-Image\nprompts: [a cat]\n"
 VECTORS = CHAT + "kind: embedding\n"
 SOUNDS = CHAT + "kind: transcription\n"
+DEPLOYMENT = "{preset: azure, base_url: https://a.example/openai/deployments/d}"
 BARE = "provider: simulator\nmodel: m\n"
 
 Expected = tuple[int | None, str | None, str, str | None]
@@ -94,6 +95,10 @@ TABLE: list[tuple[str, str, list[Expected]]] = [
      [(5, "matrix.response_format", 'cannot be "sub"', None)]),
     ("transcripts at modelscope", SOUNDS.replace("simulator", "modelscope"),
      [(4, "kind", "is transcription, which modelscope does not have", None)]),
+    ("azure without its address", "provider: azure\nmodel: m\nprompts: [a]",
+     [(1, "provider", "needs `base_url`: azure has an address for each account", "{preset: azure")]),
+    ("a deployment without a version", BARE.replace("simulator", DEPLOYMENT)
+     + "prompts: [a]", [(1, "provider.api_version", "is missing: the address of a deployment", None)]),
     ("vectors at anthropic", VECTORS.replace("simulator", "anthropic"),
      [(4, "kind", "is embedding, which anthropic does not have", None)]),
     ("dialect of the other kind", "provider: {preset: openai, dialect: openai-images}\nmodel: m\nprompts: [a]",

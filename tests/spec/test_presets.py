@@ -77,6 +77,46 @@ GOLDEN = [
         "transcription",
         provider("openai", "openai-transcriptions", "https://api.openai.com/v1", ("OPENAI_API_KEY",), "bearer"),
     ),
+    *(
+        (
+            "gemini",
+            kind,
+            provider(
+                "gemini",
+                dialect,
+                "https://generativelanguage.googleapis.com/v1beta/openai",
+                ("GEMINI_API_KEY",),
+                "bearer",
+            ),
+        )
+        for kind, dialect in (("chat", "openai-chat"), ("embedding", "openai-embeddings"), ("image", "openai-images"))
+    ),
+    *(
+        (
+            f"{{preset: azure, base_url: 'https://a.openai.azure.com{path}'{more}}}",
+            "chat",
+            provider(
+                "azure",
+                dialect,
+                f"https://a.openai.azure.com{ends}",
+                ("AZURE_OPENAI_API_KEY",),
+                "api-key",
+                api_version=version,
+            ),
+        )
+        for path, more, dialect, ends, version in (
+            ("", "", "openai-chat", "/openai/v1", None),
+            ("/", ", dialect: openai-responses", "openai-responses", "/openai/v1", None),
+            ("/openai/v1/chat/completions", "", "openai-chat", "/openai/v1", None),
+            (
+                "/openai/deployments/d",
+                ", api_version: '2024-10-21'",
+                "openai-chat",
+                "/openai/deployments/d",
+                "2024-10-21",
+            ),
+        )
+    ),
     ("simulator", "transcription", provider("simulator", "openai-transcriptions", "http://simulator.invalid/v1")),
     ("simulator", "embedding", provider("simulator", "openai-embeddings", "http://simulator.invalid/v1")),
     (
