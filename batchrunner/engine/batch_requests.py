@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 from typing import Final
 
@@ -27,20 +27,28 @@ class BatchRequests:
     sleep: Callable[[float], Awaitable[None]]
     random_source: random.Random
 
-    async def upload(self, batch: RemoteBatch, lines: Sequence[bytes]) -> str | Problem:
-        """The id of the file of requests. Raises SteppedOutError when the run drains between two tries."""
+    async def upload(self, batch: RemoteBatch, lines: list[bytes]) -> str | Problem:
+        """The id of the file of requests. Raises SteppedOutError when the run drains between two tries.
+
+        Empties the lines: while the file is on its way it is in memory once.
+        """
+        request = self.dialect.upload(lines, name=f"batchrunner-{batch.number:06d}.jsonl")
+        lines.clear()
         tries = 0
         while True:
-            request = self.dialect.upload(lines, name=f"batchrunner-{batch.number:06d}.jsonl")
             outcome = await self.transport.exchange(request, self.dialect.uploaded(), account=batch.account)
             tries += 1
             if isinstance(outcome, str) or tries == _TRIES or not passes(outcome):
                 return outcome
             await self.sleep(self.backoff_s(tries, outcome))
 
-    async def order(self, batch: RemoteBatch, lines: Sequence[bytes]) -> BatchLook | Problem:
-        """The one request that is paid for; its intent, and its file if it has one, are in the ledger."""
+    async def order(self, batch: RemoteBatch, lines: list[bytes]) -> BatchLook | Problem:
+        """The one request that is paid for; its intent, and its file if it has one, are in the ledger.
+
+        Empties the lines, as `upload` does.
+        """
         request = self.dialect.create(batch.file, key=batch.key, model=batch.model, lines=lines)
+        lines.clear()
         return await self.transport.exchange(request, self.dialect.looked(), account=batch.account)
 
     async def look(self, batch: RemoteBatch) -> BatchLook | Problem:

@@ -200,7 +200,9 @@ class BatchPhase:
         lanes = [lane for lane in runner.lanes.of_model(model) if lane.closed is None]
         account = lanes[number % len(lanes)].account if lanes else runner.ports.accounts[0]
         wall = runner.ports.clock.wall()
-        data = b"".join(draft.lines)
+        digest_of_file = sha256()
+        for line in draft.lines:
+            digest_of_file.update(line)
         intent = BatchIntent(
             b=number,
             key=digest([runner.job.name, number, f"{wall:.6f}", *(item.key for item in draft.items)]),
@@ -208,10 +210,9 @@ class BatchPhase:
             model=model,
             account=account,
             origin=runner.job.provider.base_url,
-            sha256=sha256(data).hexdigest(),
-            bytes=len(data),
+            sha256=digest_of_file.hexdigest(),
+            bytes=draft.size_bytes,
         )
-        del data
         batch = await self.records.begun(intent, draft.items)
         draft.items.clear()
         file: str | Problem = IN_THE_ORDER
@@ -221,13 +222,11 @@ class BatchPhase:
             except SteppedOutError:
                 await self.release(batch, NOT_ORDERED)
                 raise
-            draft.lines.clear()
         if isinstance(file, Problem):
             await self.refused(batch, file)
             return False
         await self.records.uploaded(batch, file)
         outcome = await self.requests.order(batch, draft.lines)
-        draft.lines.clear()
         return await self._after_order(batch, outcome)
 
     async def _after_order(self, batch: RemoteBatch, outcome: BatchLook | Problem) -> bool:

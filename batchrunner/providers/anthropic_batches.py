@@ -85,7 +85,7 @@ class AnthropicBatches(ChatReplies):
 
     def create(self, file: str, *, key: str, model: str, lines: Sequence[bytes] = ()) -> Request:  # noqa: ARG002 - the port
         """The POST that orders the batch of these lines."""
-        body = b'{"requests":[%b]}' % b",".join([line.rstrip(b"\n") for line in lines])
+        body = b'{"requests":[%b]}' % b",".join(lines)
         headers = {"content-type": "application/json", "accept": "application/json", "anthropic-version": VERSION}
         return Request(method="POST", url=self._batches, headers=headers, body=body, bulk=True)
 

@@ -129,8 +129,10 @@ class OpenAiBatches(ChatReplies):
 
     def upload(self, lines: Sequence[bytes], *, name: str) -> Request:
         """The POST of the file of requests; free, and may be repeated."""
-        data = b"".join(lines)
-        boundary = f"batchrunner-{blake2b(data, digest_size=16).hexdigest()}"
+        digest = blake2b(digest_size=16)
+        for line in lines:
+            digest.update(line)
+        boundary = f"batchrunner-{digest.hexdigest()}"
         before = (
             f'--{boundary}\r\ncontent-disposition: form-data; name="purpose"\r\n\r\nbatch\r\n'
             f'--{boundary}\r\ncontent-disposition: form-data; name="file"; filename="{name}"\r\n'
@@ -140,7 +142,7 @@ class OpenAiBatches(ChatReplies):
             method="POST",
             url=self._files,
             headers={"content-type": f"multipart/form-data; boundary={boundary}", "accept": "application/json"},
-            body=b"%b%b\r\n--%b--\r\n" % (before.encode(), data, boundary.encode()),
+            body=b"".join((before.encode(), *lines, f"\r\n--{boundary}--\r\n".encode())),  # the only copy
             bulk=True,
         )
 
