@@ -3,6 +3,7 @@
 Never overwrites anything but an earlier export, and never prints binary formats.
 """
 
+import os
 import re
 import sys
 from typing import Annotated
@@ -136,6 +137,8 @@ def export(
         shard_bytes=None if shard_size is None else _size(shard_size),
         caption=caption,
     )
+    # pyarrow, where it is needed, keeps 20 MB less with this allocator than with its own; whoever sets it, knows why.
+    os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
     if out == _STDOUT:
         return _to_stdout(folder, to, options, as_json=as_json)
     with unwinding():

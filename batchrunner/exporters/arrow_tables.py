@@ -7,6 +7,7 @@ struct where the job's schema says so and every answer fits. Pictures are paths,
 
 import io
 import json
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -76,7 +77,7 @@ class _Pieces(io.RawIOBase):
     """A file that hands on what is written to it."""
 
     def __init__(self) -> None:
-        self._written: list[bytes] = []
+        self._written = deque[bytes]()
 
     def __repr__(self) -> str:
         return f"<_Pieces {len(self._written)} waiting>"
@@ -89,11 +90,10 @@ class _Pieces(io.RawIOBase):
         self._written.append(taken)
         return len(taken)
 
-    def taken(self) -> bytes:
-        """What was written since the last time."""
-        content = b"".join(self._written)
-        self._written.clear()
-        return content
+    def taken(self) -> Iterator[bytes]:
+        """What was written since the last time, piece by piece: a whole group at once would be in memory twice."""
+        while self._written:
+            yield self._written.popleft()
 
 
 def parquet(run: Shapable) -> Iterator[bytes]:
@@ -117,8 +117,8 @@ def table_file(run: Shapable, rows: Iterable[ExportRow], layout: TableLayout) ->
     with ParquetWriter(pieces, schema) as writer:
         for group in _groups(run, rows, layout):
             writer.write_table(arrow.table(group, schema=schema))
-            yield pieces.taken()
-    yield pieces.taken()
+            yield from pieces.taken()
+    yield from pieces.taken()
 
 
 def _groups(run: Shapable, given: Iterable[ExportRow], layout: TableLayout) -> Iterator[dict[str, list[Any]]]:

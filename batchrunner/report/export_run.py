@@ -1,7 +1,7 @@
 """Exports a run's rows in the order of the job to a file or a folder, which is complete or absent.
 
 Reads the run's directory and writes nothing there but `export/`, so another process may be working on the run. Memory
-grows with the number of rows (an integer each), not with their size. Overwrites nothing but an earlier export in
+grows with the number of rows (16 bytes each), not with their size. Overwrites nothing but an earlier export in
 `export/`.
 """
 
@@ -306,7 +306,10 @@ def _write_folder(shape: ExportFormat, splits: Sequence[Split], target: Path, *,
 
 
 def _parts(shape: ExportFormat, splits: Sequence[Split]) -> Iterator[ExportPart]:
-    """A format of one file has a file for each split."""
+    """A format of one file has a file for each split, but for one without rows: `datasets` loads no folder with one."""
+    splits = [split for split in splits if split.run.count]
+    if not splits:
+        return
     if shape.write_folder is not None:
         yield from shape.write_folder(splits)
         return

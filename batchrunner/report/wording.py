@@ -176,11 +176,14 @@ def _headline(exported: Exported) -> str:
 
 def _chosen(exported: Exported) -> Iterator[tuple[str, str]]:
     if not exported.files:
-        yield "written", "nothing: there is no row, and the folder would be empty"
+        yield "written", "nothing: there is no row"
     elif not exported.bytes and exported.path is not None:
         yield "note", "there is no row, so the file is empty"
     if exported.splits:
         yield "splits", ", ".join(f"{printable(name)} {count(rows, 'row')}" for name, rows in exported.splits.items())
+        empty = [printable(name) for name, rows in exported.splits.items() if not rows]
+        if empty and exported.files:
+            yield "note", f"no rows fell to {' and '.join(empty)}, so the folder has no such split"
     for reason, number in exported.left_out.items():
         yield "left out", f"{number:,} {printable(reason)}"
 

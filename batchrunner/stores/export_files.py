@@ -6,12 +6,12 @@ the folder are recognised, too.
 """
 
 import json
+from array import array
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 from hashlib import blake2b
-from itertools import groupby, islice
-from operator import ne
+from itertools import chain, groupby, pairwise
 from pathlib import Path
 from typing import Final, Literal, Self, cast
 
@@ -191,15 +191,20 @@ def _refused(path: Path, error: OSError) -> StoreBrokenError:
 
 # A run's rows in the job's order, for exports: read only, also while another process adds rows.
 #
-# An integer a row is kept in memory, with the key while the files are indexed; rows are read again by their place. The
-# files stay open from the first look to the last, so an atomic replacement meanwhile changes nothing. Refuses to give a
-# row twice, and to stay silent about lines that are no rows.
+# Sixteen bytes a row are kept in memory, with the key while the files are indexed; rows are read again by their
+# place. The files stay open from the first look to the last, so an atomic replacement meanwhile changes nothing.
+# Refuses to give a row twice, and to stay silent about lines that are no rows.
 
 _KEY_BYTES: Final = 16
 _LENGTH_BITS: Final = 32
 _OFFSET_BITS: Final = 48
 _LENGTH_MASK: Final = (1 << _LENGTH_BITS) - 1
 _OFFSET_MASK: Final = (1 << _OFFSET_BITS) - 1
+_INDEX_MAX: Final = 1 << 46
+_WORD_BITS: Final = 64
+_WORD_MASK: Final = (1 << _WORD_BITS) - 1
+_OTHER_INDEX: Final = 1 << (_OFFSET_BITS + _LENGTH_BITS + 1)
+"""Packed places that differ from here on are those of different indexes."""
 
 _Outcome = Literal["done", "failed"]
 _FILES: Final[dict[_Outcome, str]] = {"done": RESULTS, "failed": FAILURES}
@@ -215,7 +220,8 @@ class RowOrder:
         self._folder = folder
         self._files = files
         self._open: dict[_Outcome, int] = {}
-        self._order: list[int] = []
+        self._order = array("Q")
+        """Two words a row, see `_packed`: a list of numbers would take four times as much."""
         self._kept: dict[_Outcome, tuple[int, bytes]] = {}
         """Of each file what was read last, and where it stands."""
         self.done = 0
@@ -233,7 +239,7 @@ class RowOrder:
         return f"<RowOrder {self._folder} done={self.done} failed={self.failed} unreadable={len(self.unreadable)}>"
 
     def __len__(self) -> int:
-        return len(self._order)
+        return len(self._order) // 2
 
     def __enter__(self) -> Self:
         """Open what is there. Raises StoreBrokenError."""
@@ -259,37 +265,43 @@ class RowOrder:
         Raises:
             StoreBrokenError: the disk refused to be read.
         """
-        seen: set[bytes] = set()
+        seen, order = set[bytes](), list[int]()
         for outcome, name in _FILES.items():
             if outcome in self._open and (outcome == "done" or is_failed is not None):
                 try:
-                    self._index_file(outcome, seen, is_failed)
+                    self._index_file(outcome, seen, order, is_failed)
                 except OSError as error:
                     raise _unread(self._folder / name, error) from error
-        self._order.sort()
-        self._leave_out_replaced()
+        order.sort()
+        self._keep(order)
+        self._leave_out_replaced(order)
 
-    def _leave_out_replaced(self) -> None:
+    def _keep(self, order: list[int]) -> None:
+        self._order = array("Q", chain.from_iterable((place >> _WORD_BITS, place & _WORD_MASK) for place in order))
+
+    def _leave_out_replaced(self, order: list[int]) -> None:
         """Of rows with the same place in the job and the same id, only the last answer is given.
 
         A run on a part of a job adds answers to a changed request, and moves the earlier ones away at its end.
         """
-        indexes = [place >> (_OFFSET_BITS + _LENGTH_BITS + 1) for place in self._order]  # no call for each of a million
-        if all(map(ne, indexes, islice(indexes, 1, None))):
+        if all(place ^ other >= _OTHER_INDEX for place, other in pairwise(order)):
             return
+        indexes = [place >> (_OFFSET_BITS + _LENGTH_BITS + 1) for place in order]
         kept: list[int] = []
         for _, numbers in groupby(range(len(indexes)), key=indexes.__getitem__):
             here = list(numbers)
             last: dict[object, int] = {}
             for number in here if len(here) > 1 else ():
                 row = self.row(number)
-                last[row.fields.get("id") if row.outcome == "done" else self._order[number]] = number
-            kept += [self._order[number] for number in last.values() or here]
-        self.replaced = len(self._order) - len(kept)
+                last[row.fields.get("id") if row.outcome == "done" else order[number]] = number
+            kept += [order[number] for number in last.values() or here]
+        self.replaced = len(order) - len(kept)
         self.done -= self.replaced
-        self._order = kept
+        self._keep(kept)
 
-    def _index_file(self, outcome: _Outcome, seen: set[bytes], is_failed: Callable[[bytes], bool] | None) -> None:
+    def _index_file(
+        self, outcome: _Outcome, seen: set[bytes], order: list[int], is_failed: Callable[[bytes], bool] | None
+    ) -> None:
         latest: dict[bytes, int] = {}
         for raw in lines_of(self._files, self._open[outcome]):
             line = trimmed(raw)
@@ -307,12 +319,12 @@ class RowOrder:
                 self._note_answer_file(fields)
                 if mark not in seen:
                     seen.add(mark)
-                    self._order.append(place)
+                    order.append(place)
                     self.done += 1
             elif is_failed is not None and mark not in seen and is_failed(key):
                 latest[mark] = place  # an item that failed again has its last row last
         self.failed += len(latest)
-        self._order.extend(latest.values())
+        order.extend(latest.values())
 
     def _note_answer_file(self, fields: dict[str, Json]) -> None:
         output = fields.get("output")
@@ -327,11 +339,11 @@ class RowOrder:
             StoreBrokenError: the disk refused, or the files were changed under our hands.
         """
         self._kept.clear()  # a pass gives what stands there now, or says that it was changed
-        return map(self.row, range(len(self._order)))
+        return map(self.row, range(len(self)))
 
     def row(self, number: int) -> ExportRow:
         """The row at a place in the order, from 0. Raises StoreBrokenError, as `rows`."""
-        place = self._order[number]
+        place = self._order[2 * number] << _WORD_BITS | self._order[2 * number + 1]
         outcome: _Outcome = "failed" if place >> (_OFFSET_BITS + _LENGTH_BITS) & 1 else "done"
         offset, length = place >> _LENGTH_BITS & _OFFSET_MASK, place & _LENGTH_MASK
         try:
@@ -361,7 +373,9 @@ def _name_and_fields(line: FileLine) -> tuple[bytes, dict[str, Json]] | None:
     except (*UNREADABLE, KeyError, TypeError, ValueError):
         return None
     index, shared = fields.get("index"), fields.get("shared_with")
-    is_row = len(key) == _KEY_BYTES and isinstance(index, int) and index >= 0 and isinstance(shared, str | None)
+    is_row = (
+        len(key) == _KEY_BYTES and isinstance(index, int) and 0 <= index < _INDEX_MAX and isinstance(shared, str | None)
+    )
     return (key, fields) if is_row else None
 
 

@@ -16,6 +16,7 @@ import batchrunner
 from batchrunner.core.exports import ExportOptions
 from batchrunner.exporters import EXPORTERS
 from tests.support.engine import RunHarness, chat, image
+from tests.support.json_lines import json_lines
 
 NAMES = (
     "../../../escaped",
@@ -79,6 +80,17 @@ def test_texts_of_every_kind_come_back_as_they_were(harness: RunHarness, to: str
         "openai-batch": lambda line: line["response"]["body"]["choices"][0]["message"]["content"],
     }
     assert [told[to](line) for line in lines] == [row["output"]["text"] for row in rows]
+
+
+@pytest.mark.parametrize("index", [2**46, 2**63, -1, 10**300])
+def test_a_row_whose_index_no_job_has_is_left_out_and_the_others_are_exported(harness: RunHarness, index: int) -> None:
+    harness.run(chat("One", "Two", "Three"))
+    path = harness.out / "results.jsonl"
+    rows = json_lines(path)
+    rows[1]["index"] = index
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    exported = batchrunner.export(str(harness.out), to="jsonl")
+    assert (exported.rows, exported.damaged) == (2, 1)
 
 
 def test_values_of_mixed_types_share_a_column_as_text(harness: RunHarness) -> None:

@@ -13,6 +13,7 @@ from webdataset import tariterators
 import batchrunner
 from batchrunner.core.errors import JobMistakesError
 from batchrunner.core.exports import Exported, ExportOptions
+from batchrunner.report.wording import export_words
 from tests.support.engine import RunHarness, chat, image
 
 PROMPTS = ("A boat\non a lake", "A barn", "猫在窗边", "=cmd|' /C calc'!A0", "\x00 and \x85")
@@ -72,6 +73,18 @@ def test_hf_has_splits_and_shards_and_loads_without_the_card_too(drawn: RunHarne
     again = loaded(exported, download_mode="force_redownload")
     assert isinstance(again["test"].features["image"], datasets.Image)
     assert {name: len(split) for name, split in again.items()} == exported.splits
+
+
+@pytest.mark.parametrize("to", ["hf", "jsonl", "csv", "parquet"])
+def test_a_split_to_which_no_row_fell_is_left_out_and_reported_and_the_others_load(drawn: RunHarness, to: str) -> None:
+    exported = export(drawn, to, limit=1, split=(("train", 0.5), ("validation", 0.2), ("test", 0.3)))
+    assert sorted(exported.splits.values()) == [0, 0, 1]
+    found = loaded(exported)
+    assert {name: len(split) for name, split in found.items()} == {
+        name: rows for name, rows in exported.splits.items() if rows
+    }
+    empty = " and ".join(name for name, rows in exported.splits.items() if not rows)
+    assert f"no rows fell to {empty}, so the folder has no such split" in export_words(exported)
 
 
 def test_the_card_of_hf_names_no_place_of_this_machine(drawn: RunHarness) -> None:

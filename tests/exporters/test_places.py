@@ -110,7 +110,7 @@ def test_an_export_without_rows_is_an_empty_file_of_its_format_or_no_folder(answ
         else:
             assert Path(none.path).exists()
             assert (none.bytes == 0) == ("so the file is empty" in export_words(none))
-    assert folders == {"imagefolder", "captions", "sheet"}
+    assert folders == {"hf", "imagefolder", "captions", "sheet"}
     here = answered.out / "export"
     tables = pd.read_csv(here / "job.csv"), pd.read_parquet(here / "job.parquet"), pd.read_excel(here / "job.xlsx")
     assert {(len(table), "id" in table.columns) for table in tables} == {(0, True)}
