@@ -197,7 +197,9 @@ def _rows(found: "Plan") -> Iterator[tuple[str, str]]:
         yield "input tokens", f"about {found.estimated_input_tokens:,} (prompt characters / 4;"
         yield "", "pictures, tools, schemas and retries are not counted)"
     if answers := found.answers:
-        basis = "; ".join(_BASES[basis].format(mean=answers.per_answer) for basis in answers.basis)
+        basis = "; ".join(
+            _BASES[basis].format(mean=answers.per_answer, key=answers.limit_key) for basis in answers.basis
+        )
         yield "output tokens", f"about {answers.tokens:,} ({basis})"
     yield from _price(found)
     for judge in found.judges:
@@ -216,7 +218,8 @@ def _price(found: "Plan") -> Iterator[tuple[str, str]]:
             yield "", "assumed; set provider.points_per_call and provider.points_per_day"
         yield "", "Log in daily to claim points; they expire"
     if cost := found.cost:
-        most = f", at most {figure(cost.most)}" if cost.most is not None else ", no upper bound: max_tokens is not set"
+        key = found.answers.limit_key if found.answers else "max_tokens"
+        most = f", at most {figure(cost.most)}" if cost.most is not None else f", no upper bound: {key} is not set"
         answers = f", about {figure(cost.expected)} with answers" if cost.expected is not None else ""
         yield "cost", f"{printable(cost.currency)} {figure(cost.least)} for input{answers}{most}"
         if cost.batch is not None:
@@ -253,8 +256,8 @@ def _judge_rows(judge: "JudgePlan") -> Iterator[tuple[str, str]]:
 
 _BASES: dict[str, str] = {
     "measured": "{mean:,.0f} each, the average of this job's answers so far",
-    "max_tokens": "{mean:,.0f} each, the limit set by max_tokens",
-    "guess": "{mean:,.0f} each, a guess: no answers yet and max_tokens is not set",
+    "max_tokens": "{mean:,.0f} each, the limit set by {key}",
+    "guess": "{mean:,.0f} each, a guess: no answers yet and {key} is not set",
 }
 """Text for each `AnswersPlan.basis`."""
 _COUNTED: tuple[tuple[str, str, str, str], ...] = (

@@ -49,11 +49,12 @@ FORMS: Final[Mapping[FileKind, KnownFile]] = {
 }
 TAKEN: Final[Mapping[DialectName, tuple[FileKind, ...]]] = {
     "openai-chat": ("pdf", "wav", "mp3"),
+    "openai-responses": ("pdf",),
     "anthropic-messages": ("pdf",),
     "openai-transcriptions": ("wav", "mp3", "flac", "mp4", "ogg", "webm"),
 }
 """What a dialect has a part for; those that are not named have none."""
-BY_ADDRESS: Final[Mapping[DialectName, FileKind]] = {"anthropic-messages": "pdf"}
+BY_ADDRESS: Final[Mapping[DialectName, FileKind]] = {"anthropic-messages": "pdf", "openai-responses": "pdf"}
 """What a dialect takes by its http(s) address. It cannot be looked at, so there is one kind at most."""
 
 

@@ -6,7 +6,7 @@ from typing import Final
 
 from batchrunner.core.budget import Price, Tally, Tariff, Usages, answers_of, output_limit
 from batchrunner.core.item import AlikeItems, Item
-from batchrunner.core.job import TASK_KINDS, Job, Json
+from batchrunner.core.job import TASK_KINDS, DialectName, Job, Json
 from batchrunner.core.pacing import estimate_tokens
 from batchrunner.core.remote_batch import WORTH_A_BATCH
 
@@ -67,6 +67,8 @@ class AnswersPlan:
     """What it rests on: `measured` (the mean of this job's answers so far), `max_tokens` (the longest that they can
     be), `guess` (500 an answer); several where models differ."""
     per_answer: float
+    limit_key: str = "max_tokens"
+    """The parameter that limits an answer in the job's dialect."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,6 +105,7 @@ def requests_of(job: Job, calls: int) -> int:
     return -(-calls // (job.limits.inputs_per_request or 1))
 
 
+_LIMIT_KEYS: Final[dict[DialectName, str]] = {"openai-responses": "max_output_tokens"}
 GUESSED_ANSWER_TOKENS: Final = 500
 """Of an answer that nothing limits and none of which has come yet."""
 
@@ -117,6 +120,7 @@ def answers_plan(job: Job, ahead: dict[str, ToSend], tallies: Mapping[str, Tally
         tokens=tokens,
         basis=tuple(sorted({basis for _, basis in by_model.values()})),
         per_answer=round(tokens / sum(to_send.answers for to_send in ahead.values()), 1),
+        limit_key=_LIMIT_KEYS.get(job.provider.dialect, "max_tokens"),
     )
 
 

@@ -25,8 +25,10 @@ _FINISH: Final = {
     "stop_sequence": "stop",
     "max_tokens": "length",
     "tool_use": "tool_calls",
+    "max_output_tokens": "length",
+    "refusal": "content_filter",
 }
-"""Finish reasons of OpenAI and Anthropic -> OpenAI's."""
+"""Finish reasons of OpenAI, its Responses (whose `completed` says nothing of calls) and Anthropic -> OpenAI's."""
 _HTTP_ERRORS: Final = range(400, 600)
 _OK: Final = 200
 

@@ -131,7 +131,8 @@ class PictureCache:
     async def _file_of(self, found: bytes, name: str) -> InputFile:
         kind = kind_of(found)
         if kind is None:
-            raise BadPictureError(f"`{name}` is not a {', '.join(form.words for form in FORMS.values())} file")
+            taken = TAKEN.get(self._dialect) or tuple(FORMS)
+            raise BadPictureError(f"`{name}` is not a {', '.join(FORMS[one].words for one in taken)} file")
         if (problem := not_taken(kind, self._dialect)) is not None:
             raise BadPictureError(f"`{name}` {problem}")
         digest, url = await asyncio.to_thread(_hashed_and_coded, found, FORMS[kind].media_type)

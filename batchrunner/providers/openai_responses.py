@@ -9,7 +9,7 @@ from typing import Final
 
 from batchrunner.core.classify import family_of
 from batchrunner.core.http import Decoder, Request
-from batchrunner.core.item import InputPicture, Item
+from batchrunner.core.item import InputFile, InputPicture, Item
 from batchrunner.core.job import Json, Provider, Turn
 from batchrunner.core.outcome import Revision, SendOutcome
 from batchrunner.providers.json_text import at, is_object
@@ -77,18 +77,18 @@ def _form_of(schema: dict[str, Json], revision: Revision) -> Json:
 
 
 def _input(item: Item, revision: Revision) -> list[Json]:
-    """The turns; the pictures and a schema in words are in the last user turn; a correction comes last."""
+    """The turns; pictures, files and a schema in words are in the last user turn; a correction comes last."""
     needs_words = "json_object" in revision.adapted and _sends_schema(item)
     words = schema_in_words(item.schema) if needs_words and item.schema is not None else ""
     last_user = max((place for place, turn in enumerate(item.turns) if turn.role == "user"), default=None)
     is_ready = any(turn.raw is not None for turn in item.turns)  # its pictures stand in its messages
-    pictures = () if is_ready else item.pictures
+    given: tuple[InputPicture | InputFile, ...] = () if is_ready else (*item.pictures, *item.files)
     said: list[Json] = []
     for place, turn in enumerate(item.turns):
         is_last = place == last_user
-        said += _items_of(turn, words if is_last else "", pictures if is_last else ())
-    if last_user is None and (item.pictures or words):
-        said += _items_of(Turn(role="user", content=words), "", item.pictures)
+        said += _items_of(turn, words if is_last else "", given if is_last else ())
+    if last_user is None and (item.pictures or item.files or words):
+        said += _items_of(Turn(role="user", content=words), "", (*item.pictures, *item.files))
     if revision.correction is not None:
         if revision.correction.said.strip():
             said.append({"role": "assistant", "content": revision.correction.said})
@@ -96,19 +96,26 @@ def _input(item: Item, revision: Revision) -> list[Json]:
     return said
 
 
-def _items_of(turn: Turn, words: str, pictures: tuple[InputPicture, ...]) -> list[Json]:
+def _items_of(turn: Turn, words: str, given: tuple[InputPicture | InputFile, ...]) -> list[Json]:
     if turn.raw is not None:
         return _ready(turn.raw, words)
     text = "\n\n".join(filter(None, (turn.content, words)))
-    if not pictures:
+    if not given:
         return [{"role": turn.role, "content": text}]
     # before the text about them, as in the other dialects
-    content: list[Json] = [
-        {"type": "input_image", "image_url": picture.url, "detail": picture.detail or "auto"} for picture in pictures
-    ]
+    content: list[Json] = [_given(one) for one in given]
     if text:
         content.append({"type": "input_text", "text": text})
     return [{"role": turn.role, "content": content}]
+
+
+def _given(one: InputPicture | InputFile) -> Json:
+    """A file is named where its bytes go along, which is required there; one behind an address has its name in it."""
+    if isinstance(one, InputPicture):
+        return {"type": "input_image", "image_url": one.url, "detail": one.detail or "auto"}
+    if not one.url.startswith("data:"):
+        return {"type": "input_file", "file_url": one.url}
+    return {"type": "input_file", "filename": one.name.rpartition("/")[2] or "file.pdf", "file_data": one.url}
 
 
 def _ready(message: dict[str, Json], words: str) -> list[Json]:

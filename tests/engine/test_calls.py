@@ -31,6 +31,13 @@ BODY: Final = (
 )
 
 
+RESPONSE: Final = (
+    b'{"id":"r1","object":"response","created_at":1,"status":"completed","model":"m","output":[{"id":"m1","type":'
+    b'"message","status":"completed","role":"assistant","content":[{"type":"output_text","text":"forty-two",'
+    b'"annotations":[]}]}],"usage":{"input_tokens":9,"output_tokens":80,"total_tokens":89}}'
+)
+
+
 @dataclass
 class Echo:
     """Answers every request alike, once its gate is open."""
@@ -41,7 +48,7 @@ class Echo:
         if gate is not None:
             await passed(gate)
         decoder.begin(ResponseHead(status=200, headers={"content-type": "application/json"}, received_at=0.0))
-        decoder.feed(BODY)
+        decoder.feed(RESPONSE if request.url.endswith("/responses") else BODY)
         return decoder.end(Completed())
 
 
@@ -50,7 +57,7 @@ class NoDownloads:
         raise AssertionError(url)
 
 
-def run_counted(folder: Path, items: int, more: str) -> Counter[str]:
+def run_counted(folder: Path, items: int, more: str, dialect: str) -> Counter[str]:
     """Calls by file, below the package."""
     folder.mkdir()
     (folder / "prompts.txt").write_text("".join(f"question number {number}\n" for number in range(items)), "utf-8")
@@ -60,7 +67,8 @@ def run_counted(folder: Path, items: int, more: str) -> Counter[str]:
         + ("" if "output:" in more else "output: {report: false}\n"),
         "utf-8",
     )
-    job = api.load_job(str(folder / "job.yaml"), out=str(folder / "out"))
+    chosen = (f"provider.dialect={dialect}",)
+    job = api.load_job(str(folder / "job.yaml"), out=str(folder / "out"), overrides=chosen)
     counts = Counter[str]()
 
     def count(frame: FrameType, event: str, _: object) -> None:
@@ -84,10 +92,10 @@ async def _run(job: Job, items: int) -> None:
     assert report.status.items.done == items
 
 
-def calls_an_item(folder: Path, more: str) -> Counter[str]:
+def calls_an_item(folder: Path, more: str, dialect: str = "openai-chat") -> Counter[str]:
     """By room: what each further item adds."""
-    run_counted(folder / "warm", 20, more)  # what is loaded late
-    few, many = (run_counted(folder / str(items), items, more) for items in (ITEMS, 3 * ITEMS))
+    run_counted(folder / "warm", 20, more, dialect)  # what is loaded late
+    few, many = (run_counted(folder / str(items), items, more, dialect) for items in (ITEMS, 3 * ITEMS))
     each = Counter[str]()
     for file, calls in (many - few).items():
         each[file.partition("/")[0] + "/"] += calls
@@ -106,14 +114,25 @@ BUDGETS: Final = {
 }
 
 
-@pytest.mark.parametrize("kind", BUDGETS)
-def test_an_ordinary_item_stays_within_its_budget_of_calls(tmp_path: Path, kind: str) -> None:
-    """Who adds a little here looks at `engine.attempt` first, and raises a budget with a reason only."""
-    more, budget = BUDGETS[kind]
+BUDGET_OF_RESPONSES: Final = 82
+"""Another dialect adds nothing between the slot and the ledger: what it reads is its own room's."""
+
+
+def stays_within(tmp_path: Path, more: str, budget: int, dialect: str = "openai-chat") -> None:
     each = Counter[str]()
     for counting in range(3):  # other threads' turns add a call or two on a busy machine, and never take one away
         (folder := tmp_path / str(counting)).mkdir()
-        each = calls_an_item(folder, more)
+        each = calls_an_item(folder, more, dialect)
         if sum(each[room] for room in OURS) <= budget:
             return
     pytest.fail(f"more than {budget} calls an item in three countings: {each}")
+
+
+def test_an_item_of_the_responses_dialect_costs_no_more(tmp_path: Path) -> None:
+    stays_within(tmp_path, "limits: {concurrency: 64}", BUDGET_OF_RESPONSES, "openai-responses")
+
+
+@pytest.mark.parametrize("kind", BUDGETS)
+def test_an_ordinary_item_stays_within_its_budget_of_calls(tmp_path: Path, kind: str) -> None:
+    """Who adds a little here looks at `engine.attempt` first, and raises a budget with a reason only."""
+    stays_within(tmp_path, *BUDGETS[kind])

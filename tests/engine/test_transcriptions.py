@@ -104,7 +104,7 @@ def test_a_sound_that_the_server_refuses_fails_alone_with_its_words(tmp_path: Pa
 @pytest.mark.parametrize(
     ("named", "said"),
     [
-        ({"fake_mp3": b"no sound at all"}, "is not a PDF, WAV, MP3, FLAC"),
+        ({"fake_mp3": b"no sound at all"}, "is not a WAV, MP3, FLAC"),
         ({"paper_pdf": b"%PDF-1.7"}, "is PDF, for which the dialect openai-transcriptions has no part"),
         ({"huge_mp3": MP3 + b"\0" * (25 * 1024 * 1024)}, "larger than 25 MiB"),
         ({"notes_txt": b"a text"}, "names no file of sound"),

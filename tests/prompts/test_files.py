@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from batchrunner.core.job import ListedPrompt
+from batchrunner.core.input_files import TAKEN
+from batchrunner.core.job import DialectName, ListedPrompt
 from batchrunner.prompts import items_of
 from batchrunner.prompts.input_pictures import PICTURE_LIMIT_BYTES
 from batchrunner.prompts.job_items import digest_of_items
@@ -34,13 +35,18 @@ def packed(found: bytes) -> str:
         (MP3, "mp3", "audio/mpeg"),
         (b"\xff\xfb\x90\x64rest", "mp3", "audio/mpeg"),
         (b"\xff\xf3\x40\xc4rest", "mp3", "audio/mpeg"),
+        (b"fLaCrest", "flac", "audio/flac"),
+        (b"\0\0\0\x20ftypM4A rest", "mp4", "audio/mp4"),
+        (b"OggSrest", "ogg", "audio/ogg"),
+        (b"\x1aE\xdf\xa3rest", "webm", "audio/webm"),
     ],
 )
 def test_a_local_file_is_known_by_its_bytes_whatever_its_name(
     tmp_path: Path, found: bytes, kind: str, media_type: str
 ) -> None:
     (tmp_path / "f.png").write_bytes(found)
-    (item,) = items(job_of(listing("what?"), folder=tmp_path, files=("f.png",)))
+    takes: DialectName = "openai-chat" if kind in TAKEN["openai-chat"] else "openai-transcriptions"
+    (item,) = items(speaking(takes, job_of(listing("what?"), folder=tmp_path, files=("f.png",))))
     (file,) = item.files
     assert (file.name, file.kind, file.sha256) == ("f.png", kind, sha256(found).hexdigest())
     assert file.url == f"data:{media_type};base64,{packed(found)}"
@@ -111,9 +117,10 @@ def test_a_dialect_without_a_part_for_the_kind_refuses_it_and_says_what_it_takes
     assert "`a.mp3` is MP3, for which the dialect anthropic-messages has no part: it takes PDF" in said
 
 
-def test_an_address_is_passed_on_where_the_dialect_fetches_documents(tmp_path: Path) -> None:
+@pytest.mark.parametrize("dialect", ["anthropic-messages", "openai-responses"])
+def test_an_address_is_passed_on_where_the_dialect_fetches_documents(tmp_path: Path, dialect: DialectName) -> None:
     link = "https://h.test/a b.pdf?c=1"
-    (item,) = items(speaking("anthropic-messages", job_of(listing("x"), folder=tmp_path, files=(link,))))
+    (item,) = items(speaking(dialect, job_of(listing("x"), folder=tmp_path, files=(link,))))
     (file,) = item.files
     assert (file.name, file.url, file.kind) == (link, link, "pdf")
     assert file.sha256 == sha256(link.encode()).hexdigest()

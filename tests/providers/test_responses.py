@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from batchrunner.core.http import Completed, Decoder
-from batchrunner.core.item import InputPicture
+from batchrunner.core.item import InputFile, InputPicture
 from batchrunner.core.job import Json, Turn
 from batchrunner.core.outcome import Answer, Correction, Problem, ProblemKind, Revision, ToolCall, Usage
 from batchrunner.providers.openai_responses import OpenAiResponses
@@ -45,6 +45,20 @@ def test_turns_go_as_items_of_the_input_to_responses() -> None:
         "stream": True,
         "store": False,
     }
+
+
+def test_a_document_goes_as_an_input_file_with_its_name_or_by_its_address() -> None:
+    files = (
+        InputFile(name="in/paper.pdf", kind="pdf", sha256="", url="data:application/pdf;base64,JVBERi0="),
+        InputFile(name="u", kind="pdf", sha256="", url="https://e.example/b.pdf"),
+    )
+    pictures = (InputPicture(name="a", sha256="", url="https://e.example/a.png"),)
+    assert sent(item("What?", pictures=pictures, files=files))["input"][-1]["content"] == [
+        {"type": "input_image", "image_url": "https://e.example/a.png", "detail": "auto"},
+        {"type": "input_file", "filename": "paper.pdf", "file_data": "data:application/pdf;base64,JVBERi0="},
+        {"type": "input_file", "file_url": "https://e.example/b.pdf"},
+        {"type": "input_text", "text": "What?"},
+    ]
 
 
 def test_pictures_stand_before_the_text_of_the_last_user_turn() -> None:
