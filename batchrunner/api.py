@@ -130,7 +130,7 @@ async def plan(
     from batchrunner.core.lifecycle import ItemState
     from batchrunner.core.pacing import estimate_tokens
     from batchrunner.core.plan import Plan, count_items, count_superseded, points_plan
-    from batchrunner.core.plan_costs import answers_plan, cost_plan, requests_of
+    from batchrunner.core.plan_costs import answers_plan, cost_plan, fallback_plans, requests_of
     from batchrunner.core.shard import shard_notes
     from batchrunner.engine.budget_guard import budget_so_far
     from batchrunner.engine.planning import left_notes, run_planning_pass, totals_of
@@ -164,6 +164,7 @@ async def plan(
     daily = job.limits.requests_per_day
     requests = sum(requests_of(job, ahead.calls) for ahead in found.ahead.values()) if found.ahead else found.to_send
     keys, missing = read_keys(job.provider.key_env, os.environ)
+    fallbacks = fallback_plans(job, found.ahead, state.tallies)
     planned = Plan(
         job=job.name,
         dir=job.output.dir,
@@ -175,8 +176,8 @@ async def plan(
         skipped_rows=found.skipped_rows,
         skipped=items.skipped,
         estimated_input_tokens=estimate_tokens(found.prompt_chars) if found.prompt_chars else 0,
-        max_calls=found.to_send * job.retry.attempts,
-        quota_days=requests / (daily * len(job.models) * max(1, len(job.provider.key_env))) if daily else None,
+        max_calls=(found.to_send + sum(each.at_most for each in fallbacks)) * job.retry.attempts,
+        quota_days=requests / (daily * len(job.first_models) * max(1, len(job.provider.key_env))) if daily else None,
         notes=(
             *(chosen.notes if chosen is not None else ()),
             *shard_notes(job),
@@ -196,6 +197,7 @@ async def plan(
         budget=budget_so_far(job, state),
         forecast=forecast(job, found, state, now=LoopClock().wall()),
         balances=await _balances(job, keys),
+        fallbacks=fallbacks,
         upstream=upstream.chain,
         reused=found.reused,
     )

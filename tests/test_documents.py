@@ -385,6 +385,7 @@ BESIDE: Final[dict[str, dict[str, Any]]] = {
 """What an example needs beside it to be a part of a sound job."""
 PLACES: Final[dict[str, dict[str, Any]]] = {
     "provider": {"provider": {"preset": "openai"}},
+    "models": {"models": {"first": "m", "then": "n"}},
     "prompts": {"prompts": {"file": "data/questions.csv", "template": "{{ question }}"}},
     "prompts.[]": {"prompts": [{"prompt": "A {{ animal }}", "vars": {"animal": "dog"}}]},
     "prompts.sample": {"prompts": {"file": "data/questions.csv", "sample": {"n": 1}}},
@@ -404,7 +405,7 @@ def job_with(path: str, example: str) -> dict[str, Any]:
     part, _, key = path.rpartition(".")
     job: dict[str, Any] = yaml.safe_load(JOB)
     job |= deepcopy(PLACES.get(part, {part: {}} if part else {}) | BESIDE.get(path, {}))
-    if key == "models":
+    if key == "models" or part == "models":
         del job["model"]
     place: Any = job
     for step in filter(None, part.split(".")):

@@ -35,6 +35,7 @@ HEADINGS: Final[dict[tuple[str, ...], str]] = {
     ("output",): "output",
     ("notify",): "notify",
     ("budget",): "budget",
+    ("models",): "models",
     ("batch",): "batch",
     ("window", "[]"): "window: an entry",
     ("budget", "prices", "{}"): "budget: prices of a model",

@@ -130,7 +130,7 @@ def _print_result(checked: Checked) -> None:
 
 if TYPE_CHECKING:
     from batchrunner.core.plan import JudgePlan, Plan
-    from batchrunner.core.plan_costs import BatchCost, CostPlan
+    from batchrunner.core.plan_costs import BatchCost, CostPlan, FallbackPlan
 
 _WIDTH = 22
 
@@ -190,7 +190,8 @@ def _rows(found: "Plan") -> Iterator[tuple[str, str]]:
         stands = "gone" if upstream.state == "gone" else ", ".join(figures)
         yield "" if place else "reads", f"{'which was made of ' if place else ''}{printable(upstream.dir)}: {stands}"
     yield "items", items_line(found.items)
-    most = f" (at most {found.max_calls:,} if every retry is used)" if found.to_send else ""
+    most = f" (at most {found.max_calls:,} if every retry{' and fallback' * bool(found.fallbacks)} is used)"
+    most *= bool(found.to_send)
     yield "requests to send", f"{found.to_send:,}{most}"
     yield from _counted(found)
     if found.to_send:
@@ -202,6 +203,8 @@ def _rows(found: "Plan") -> Iterator[tuple[str, str]]:
         )
         yield "output tokens", f"about {answers.tokens:,} ({basis})"
     yield from _price(found)
+    for fallback in found.fallbacks:
+        yield from _fallback_rows(fallback)
     for judge in found.judges:
         yield from _judge_rows(judge)
     if ends := found.forecast:
@@ -242,6 +245,17 @@ def _batch_rows(cost: "CostPlan", batch: "BatchCost") -> Iterator[tuple[str, str
     expected = batch.least if batch.expected is None else batch.expected
     saved = (cost.least if cost.expected is None else cost.expected) - expected
     yield "cost in batches", f"about {currency} {figure(expected)}, {figure(saved)} less: `batch: {{use: auto}}`"
+
+
+def _fallback_rows(fallback: "FallbackPlan") -> Iterator[tuple[str, str]]:
+    on = ", ".join(fallback.on)
+    yield "fallback", f"{printable(fallback.model)} on {on}; at most {count(fallback.at_most, 'request')} more"
+    if {"overloaded", "quota"} & {*fallback.on}:
+        yield "", f"overloaded and quota after {duration(fallback.after_s)}"
+    if cost := fallback.cost:
+        most = f", at most {figure(cost.most)}" if cost.most is not None else ", no upper bound: max_tokens is not set"
+        answers = f", about {figure(cost.expected)} with answers" if cost.expected is not None else ""
+        yield "", f"for all of them {printable(cost.currency)} {figure(cost.least)} for input{answers}{most}"
 
 
 def _judge_rows(judge: "JudgePlan") -> Iterator[tuple[str, str]]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
+from batchrunner.core.fallback import FallbackReason
 from batchrunner.core.job import Job, RetryPolicy
 from batchrunner.core.outcome import Problem, ProblemKind
 
@@ -77,6 +78,8 @@ class Policy:
     """As the reply to a poll: the task has ended, and what it gave may be readable some seconds later."""
     no_answer: bool = False
     """A whole reply that holds nothing to use: from a 2xx, an order may have been taken all the same."""
+    fallback: FallbackReason | None = None
+    """By which word of `models.on` another model is asked when an item of the first one ends like this."""
     vague: bool = False
     """As a task's reason to have failed it says little: more of its words are looked at."""
 
@@ -135,6 +138,7 @@ POLICY: Final[dict[ProblemKind, Policy]] = {
         first_wait_s=1.0,
         cap_s=120.0,
         reason="server overloaded",
+        fallback="overloaded",
         lesson=Lesson.REFUSED,
         restored=True,
         limit_resets=True,
@@ -151,6 +155,7 @@ POLICY: Final[dict[ProblemKind, Policy]] = {
     K.QUOTA_MODEL: Policy(
         then=Then.PARK_LANE,
         reason="daily model quota used up",
+        fallback="quota",
         lesson=Lesson.NONE,
         quota=True,
         restored=True,
@@ -159,6 +164,7 @@ POLICY: Final[dict[ProblemKind, Policy]] = {
     K.QUOTA_ACCOUNT: Policy(
         then=Then.PARK_ACCOUNT,
         reason="account quota used up",
+        fallback="quota",
         lesson=Lesson.NONE,
         quota=True,
         restored=True,
@@ -177,11 +183,11 @@ POLICY: Final[dict[ProblemKind, Policy]] = {
     # about the item
     K.BAD_REQUEST: Policy(then=Then.FAIL, no_work=True),
     K.CONFIGURATION: Policy(then=Then.FAIL, no_work=True, vague=True),
-    K.CONTENT_FILTER: Policy(then=Then.FAIL),
+    K.CONTENT_FILTER: Policy(then=Then.FAIL, fallback="content_filter"),
     K.TOO_LARGE: Policy(then=Then.FAIL, ambiguous=True),
     K.ADAPTABLE: Policy(then=Then.ADAPT, first_wait_s=0.0, cap_s=0.0, no_work=True, vague=True),
     K.MEDIA_FETCH: Policy(then=Then.RETRY, first_wait_s=10.0, tries=3, no_work=True, vague=True),
-    K.SCHEMA_MISS: Policy(then=Then.RETRY, first_wait_s=0.0, cap_s=0.0),
+    K.SCHEMA_MISS: Policy(then=Then.RETRY, first_wait_s=0.0, cap_s=0.0, fallback="schema_miss"),
     # about this program: the same step would fail again, and a second request would be paid for nothing
     K.INTERNAL: Policy(then=Then.FAIL, ambiguous=True),
     # about an accepted task, once it has come to its own end: a new submit is a new attempt

@@ -19,7 +19,9 @@ NAMED_VERSION = 3
 """Of a segment that may hold `named`: an earlier program would send such an item again."""
 BATCH_VERSION = 4
 """Of a segment that may hold events of batches: an earlier program would send their items once more."""
-READABLE_VERSIONS = frozenset({FORMAT_VERSION, STRICT_VERSION, NAMED_VERSION, BATCH_VERSION})
+FALLBACK_VERSION = 5
+"""Of a segment that may hold `replaced`: an earlier program would send the replaced items once more."""
+READABLE_VERSIONS = frozenset({FORMAT_VERSION, STRICT_VERSION, NAMED_VERSION, BATCH_VERSION, FALLBACK_VERSION})
 
 FileMark: TypeAlias = tuple[str, int, int, int]
 """(name, inode, size in bytes, mtime in nanoseconds) of a file of rows."""
@@ -226,6 +228,25 @@ class Failed(_Event, frozen=True, tag="failed"):
     output_tokens: int | None = None
 
 
+class ReplacedBy(_Event, frozen=True, tag="replaced"):
+    """The item ended without an answer, and its prompt goes to another model, as an item of its own."""
+
+    i: str
+    k: str
+    n: int
+    a: int
+    by: str
+    """The key of that item."""
+    model: str
+    """Its model."""
+    kind: str
+    message: str
+    request_id: str | None = None
+    ambiguous: bool = False
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+
+
 class Parked(_Event, frozen=True, tag="parked"):
     """A lane stopped; `until` is a wall clock time, None: until the user acts."""
 
@@ -375,6 +396,7 @@ Event: TypeAlias = (
     | Retry
     | Done
     | Failed
+    | ReplacedBy
     | Parked
     | Resumed
     | Requeued

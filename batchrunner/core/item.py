@@ -79,6 +79,17 @@ class Item:
     """The job's `provider.body_file` with the item in its holes."""
     origin: dict[str, Json] | None = None
     """The item of another run that it is made of: `from` of its row."""
+    then: "Item | None" = None
+    """The same prompt for the job's next model, which is asked if this one gives no answer for certain reasons."""
+    fallback_of: str | None = None
+    """The id of the first model's item, where this one is another model's."""
+    fallback_keys: tuple[str, ...] = ()
+    """The keys of the items that this one is asked in place of, in the order in which their models are asked."""
+
+    @property
+    def instead_of(self) -> str:
+        """The key of the item whose place it takes; empty where it is the first model's."""
+        return self.fallback_keys[-1] if self.fallback_keys else ""
 
     @property
     def media_chars(self) -> int:

@@ -4,12 +4,25 @@ Objects exist for open tasks and parks only. `state` feeds it.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
 from batchrunner.core.budget import Tally
 from batchrunner.core.error_policy import policy_named
-from batchrunner.core.events import Accepted, Batched, Close, Done, Event, Failed, Intent, Named, Refused, Retry
+from batchrunner.core.events import (
+    Accepted,
+    Batched,
+    Close,
+    Done,
+    Event,
+    Failed,
+    Intent,
+    Named,
+    Refused,
+    ReplacedBy,
+    Retry,
+)
+from batchrunner.core.item import Item
 from batchrunner.core.item_table import ItemTable
 from batchrunner.core.lifecycle import (
     ATTEMPTS,
@@ -78,6 +91,8 @@ class Figures:
     batches: list[RemoteBatch]
     reused: int = 0
     """Checkpoints of earlier programs have none."""
+    fallbacks: dict[str, dict[str, int]] = field(default_factory=dict)
+    """As `reused`."""
 
 
 class Memory:
@@ -128,6 +143,8 @@ class Memory:
         self.reused = 0
         """Answers that were taken from other runs."""
         """`_epoch`: rewritings of results.jsonl so far, from one: checksums of rows hold until the next one."""
+        self.fallbacks: dict[str, dict[str, int]] = {}
+        """By model: why items of other models went to it, by kind of problem."""
         self.lost: set[bytes] = set()
         """Done items whose row or picture is gone: what a look at the directory found, not the ledger."""
         self.torn = False
@@ -215,6 +232,19 @@ class Memory:
     def count(self, item_state: ItemState) -> int:
         """Keys in this state; PENDING counts only those with a record in the ledger."""
         return self._counts[item_state]
+
+    def is_current(self, item: Item) -> bool:
+        """Whether it is this item that has the answer to its prompt to give.
+
+        Not one whose prompt another model has got, nor one of another model whose turn has not come.
+        """
+        if item.fallback_keys and not self.is_replaced(item.instead_of):
+            return False
+        return item.then is None or not self.is_replaced(item.key)
+
+    def is_replaced(self, key: str) -> bool:
+        """Whether another model has the prompt of the item with this key, in hex."""
+        return self.item_state(bytes.fromhex(key)) is S.REPLACED
 
     def items_of_batch(self, number: int) -> list[bytes]:
         """The keys of the items that are in this batch, as it is now."""
@@ -313,7 +343,7 @@ class Memory:
             tally.done += 1
             tally.pictures += event.images
             tally.add_usage(event.input_tokens, event.output_tokens)
-        elif isinstance(event, Retry | Failed) and packed & ITEM_STATE in {S.SENDING, S.ACCEPTED}:
+        elif isinstance(event, Retry | Failed | ReplacedBy) and packed & ITEM_STATE in {S.SENDING, S.ACCEPTED}:
             tally.add_usage(event.input_tokens, event.output_tokens)
             tally.without_work += (policy := policy_named(event.kind)) is not None and policy.no_work
 
@@ -326,6 +356,9 @@ class Memory:
             tally = self._models[self._numbers.get(model) or self._add_model(model)]
             tally.calls += 1
             tally.in_batches().calls += 1
+        elif isinstance(event, ReplacedBy):
+            causes = self.fallbacks.setdefault(event.model, {})
+            causes[event.kind] = causes.get(event.kind, 0) + (packed & ITEM_STATE != S.REPLACED)
         elif isinstance(event, Refused):
             self.refused += not event.w
             self._models[packed >> MODEL & MODEL_MASK].calls -= not event.w
@@ -407,6 +440,7 @@ class Memory:
             segments=self.segments,
             batches=list(self.batches.known.values()),
             reused=self.reused,
+            fallbacks=self.fallbacks,
         )
 
     def agrees_with(self, other: "Memory") -> bool:
@@ -421,7 +455,7 @@ class Memory:
         rows = self.results_length, self._epoch, self.labels, self.input_tokens, self.output_tokens, self.images
         taken = self.reused
         open_ones = set(self.tasks), set(self.kept_tasks), set(self.held), self.batches.sums()
-        return self._counts, sends, rows, taken, open_ones
+        return self._counts, sends, rows, taken, open_ones, self.fallbacks
 
     def take_over(self, figures: Figures, table: ItemTable) -> bool:
         """Take these before any event; False, and nothing is changed, if they do not agree.
@@ -453,6 +487,7 @@ class Memory:
         self.images, self.results_length, self._epoch = figures.images, figures.results_length, figures.epoch
         self.segments, self.reused = figures.segments, figures.reused
         self.batches = RemoteBatches({batch.number: batch for batch in figures.batches})
+        self.fallbacks = figures.fallbacks
         return True
 
 

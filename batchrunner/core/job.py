@@ -6,6 +6,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 from batchrunner.core.budget import Budget
+from batchrunner.core.fallback import Fallback
 from batchrunner.core.schedule import Deadline, Window
 
 if TYPE_CHECKING:
@@ -339,6 +340,8 @@ class Job:
     deadline: Deadline | None = None
     budget: Budget | None = None
     batch: BatchPolicy = BatchPolicy()
+    fallback: Fallback | None = None
+    """The models are asked one after another; None: every prompt goes to each of them."""
     notify: tuple[str, ...] = ()
     """The words of a command that is told; empty for none."""
     notify_apprise_env: str | None = None
@@ -355,6 +358,11 @@ class Job:
     """What `provider.body_file` holds; its texts are templates."""
     shard: "Shard | None" = None
     """Of several processes that share the job: this one's items. None has all."""
+
+    @property
+    def first_models(self) -> tuple[str, ...]:
+        """Those that every prompt goes to."""
+        return self.models if self.fallback is None else self.models[:1]
 
 
 def seen_from_its_folder(job: Job, real: Callable[[str], str]) -> Job:

@@ -15,6 +15,7 @@ from batchrunner.core.events import (
     Named,
     Ready,
     Refused,
+    ReplacedBy,
     Requeued,
     Retry,
 )
@@ -29,30 +30,36 @@ class ItemState(IntEnum):
     ACCEPTED = 2
     DONE = 3
     FAILED = 4
+    REPLACED = 5
+    """Another model has its prompt."""
 
 
 S = ItemState
 ITEM_STATES: Final = tuple(ItemState)
 """By number: asked several times for every event, and an enum's own look-up is slow."""
-ItemEvent = Intent | Refused | Accepted | Ready | Retry | Done | Failed | Requeued | Lost | Batched
+ItemEvent = Intent | Refused | Accepted | Ready | Retry | Done | Failed | ReplacedBy | Requeued | Lost | Batched
 
 LIFECYCLE: Final[dict[tuple[ItemState, type[ItemEvent]], ItemState]] = {
     (S.PENDING, Intent): S.SENDING,
     (S.PENDING, Batched): S.ACCEPTED,  # part of a batch, before that is ordered
     (S.PENDING, Done): S.DONE,  # a whole row whose `done` a crash swallowed is adopted
     (S.PENDING, Failed): S.FAILED,  # given up between two sends, or its model is known not to exist
+    (S.PENDING, ReplacedBy): S.REPLACED,  # its model has stood still for long, or it was given up between two sends
     (S.PENDING, Requeued): S.PENDING,  # a held item that a person lets go
     (S.SENDING, Done): S.DONE,
     (S.SENDING, Accepted): S.ACCEPTED,
     (S.SENDING, Refused): S.PENDING,
     (S.SENDING, Retry): S.PENDING,
     (S.SENDING, Failed): S.FAILED,
+    (S.SENDING, ReplacedBy): S.REPLACED,
     (S.ACCEPTED, Ready): S.ACCEPTED,
     (S.ACCEPTED, Done): S.DONE,
     (S.ACCEPTED, Refused): S.PENDING,  # its batch did not execute it
     (S.ACCEPTED, Retry): S.PENDING,  # its own end was reached: a new submit is a new attempt
     (S.ACCEPTED, Failed): S.FAILED,
+    (S.ACCEPTED, ReplacedBy): S.REPLACED,
     (S.FAILED, Requeued): S.PENDING,  # ACCEPTED where its task is kept
+    (S.REPLACED, Requeued): S.PENDING,  # the job has no fallback for it any more
     (S.DONE, Lost): S.PENDING,  # its answer is gone, and a person pays for another one
 }
 """The steps that an item may take. A process that takes another one is wrong, and raises before it does.

@@ -1,7 +1,7 @@
 """What a run would do now: all items against the ledger, kept as counts and keys, never as items."""
 
 from collections import Counter
-from collections.abc import Collection, Container, Sequence
+from collections.abc import Collection, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Final
@@ -12,7 +12,7 @@ from batchrunner.core.item import AlikeItems, Item
 from batchrunner.core.job import Job
 from batchrunner.core.lifecycle import DOUBTFUL, IN_JOB, ITEM_STATE, ITEM_STATES, KNOWN, ItemState
 from batchrunner.core.part import ChosenPart
-from batchrunner.core.plan_costs import AnswersPlan, CostPlan, ToSend, requests_of
+from batchrunner.core.plan_costs import AnswersPlan, CostPlan, FallbackPlan, ToSend, requests_of
 from batchrunner.core.rehearsal_report import Forecast
 from batchrunner.core.state import LedgerState
 from batchrunner.core.status import ItemCounts
@@ -100,6 +100,8 @@ class Plan:
     balances: tuple[PointBalance, ...] = ()
     """What each account has, asked when the job says `balance: true`."""
     judges: tuple[JudgePlan, ...] = ()
+    fallbacks: tuple[FallbackPlan, ...] = ()
+    """Models that are asked where others give no answer."""
     upstream: tuple[UpstreamStatus, ...] = ()
     """The run that the job reads, the one that this one read, and so on."""
     reused: int = 0
@@ -135,10 +137,12 @@ class PlanningPass:
     ahead: dict[str, ToSend] = field(default_factory=dict)
     """What is still to be sent, by model."""
     unasked: dict[str, int] = field(default_factory=dict)
-    """Of `per_model`: items that this run needs no request for, being identical to another, beyond the limit, or
-    answered by another run."""
+    """Of `per_model`: items that this run needs no request for, being identical to another, beyond the limit,
+    answered by another run, or of a model that is asked only if another one gives no answer."""
     reused: int = 0
     """Items whose answers are to be taken from other runs."""
+    stranded: int = 0
+    """Items that went to another model which the job does not have any more: they are asked for again."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -164,6 +168,7 @@ class PlanningCounter:
     _lost: set[bytes] = field(default_factory=set)
     _ahead: dict[str, ToSend] = field(default_factory=dict)
     _unasked: dict[str, int] = field(default_factory=dict)
+    _stranded: int = 0
     _total: int = 0
 
     def __post_init__(self) -> None:
@@ -181,6 +186,11 @@ class PlanningCounter:
             keys = [bytes.fromhex(item.key) for item in items]
         labels = "".join([f"{index}\x1f{name}\x1f{key}\x1e" for index, name, key in names])
         self._labels.update(labels.encode("utf-8", "surrogatepass"))
+        if not isinstance(items, AlikeItems) and (items[0].then is not None or items[0].fallback_keys):
+            items = self._current(items)
+            keys = [bytes.fromhex(item.key) for item in items]
+            if not items:
+                return
         self._total += len(items)
         words = self.state.table.claim_all(keys)
         if not self._take_alike(items, words):
@@ -205,6 +215,31 @@ class PlanningCounter:
             self._leave_out(model, sum(self._is_outside(item, bytes.fromhex(item.key)) for item in items))
         self._count(model, len(items))
         return True
+
+    def _current(self, items: Sequence[Item]) -> list[Item]:
+        """Of jobs that ask their models one after another: those whose turn it is."""
+        current: list[Item] = []
+        for item in items:
+            if self._is_current(item):
+                current.append(item)
+                continue
+            self._count(item.model, 1)
+            self._leave_out(item.model, 1)
+            if not item.instead_of or self.state.is_replaced(item.instead_of):
+                self.state.table.claim(bytes.fromhex(item.key))  # it is the job's, although another has its prompt
+        return current
+
+    def _is_current(self, item: Item) -> bool:
+        """As the state says, and as it will say once the rows that are there are recorded."""
+        if self.adopting:
+            later = item
+            while later.then is not None:
+                later = later.then
+                if bytes.fromhex(later.key) in self.adopting:
+                    return False
+            if bytes.fromhex(item.key) in self.adopting:
+                return True
+        return self.state.is_current(item)
 
     def _take_one_by_one(self, items: Sequence[Item], keys: list[bytes], words: list[int]) -> None:
         some_are_not_to_be_sent = self.limit is not None or self.part is not None or self._takes_some
@@ -252,7 +287,9 @@ class PlanningCounter:
             self._reused += 1
             self._leave_out(item.model, 1)
             return
-        if item_state is ItemState.PENDING and not self.state.waits_for_a_person(key, hold=self.hold):
+        stranded = item_state is ItemState.REPLACED
+        self._stranded += stranded
+        if stranded or (item_state is ItemState.PENDING and not self.state.waits_for_a_person(key, hold=self.hold)):
             self._ahead.setdefault(item.model, ToSend()).take(item)
 
     def _is_outside(self, item: Item, key: bytes) -> bool:
@@ -284,6 +321,7 @@ class PlanningCounter:
             ahead=self._ahead,
             unasked=self._unasked,
             reused=self._reused,
+            stranded=self._stranded,
         )
 
 
@@ -355,10 +393,18 @@ def count_items(state: LedgerState, totals: Totals, *, now: float) -> ItemCounts
     )
 
 
-def count_part(part: ChosenPart, state: LedgerState, *, hold: bool, now: float, task_s: float) -> ItemCounts:
-    """Items of a part by where they stand; identical ones count once. `now` is wall clock, seconds since 1970."""
+def count_part(
+    part: ChosenPart, state: LedgerState, *, moved: Mapping[bytes, bytes], hold: bool, now: float, task_s: float
+) -> ItemCounts:
+    """Items of a part by where they stand; identical ones count once. `now` is wall clock, seconds since 1970.
+
+    `moved`: items of the part whose prompts went to another model since -> those of that model.
+    """
     by: Counter[str] = Counter()
-    for key in part.keys:
+    for one in part.keys:
+        key = one
+        while key in moved:
+            key = moved[key]
         item_state, task = state.item_state(key), state.tasks.get(key)
         if key in state.lost:
             by["lost"] += 1

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from batchrunner.core.budget import Price, Tally, Tariff, Usages, answers_of, output_limit
+from batchrunner.core.fallback import FallbackReason
 from batchrunner.core.item import AlikeItems, Item
 from batchrunner.core.job import TASK_KINDS, DialectName, Job, Json
 from batchrunner.core.pacing import estimate_tokens
@@ -47,6 +48,14 @@ class ToSend:
                 self._add_calls(item.params, 1)
         else:
             self._add_calls(params, len(items))
+
+    def add(self, other: "ToSend") -> None:
+        """As many more as `other` has."""
+        self.calls += other.calls
+        self.chars += other.chars
+        self.answers += other.answers
+        self.most_output_tokens += other.most_output_tokens
+        self.unlimited += other.unlimited
 
     def _add_calls(self, params: dict[str, Json], calls: int) -> None:
         if params is not self._params:
@@ -98,6 +107,40 @@ class CostPlan:
     """None where the provider is not known to have batches, and the job uses none."""
     source: str | None = None
     """The table that prices were taken from, with its version or date; None where the job has them all."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FallbackPlan:
+    """What a model may be asked besides if the models before it answer nothing, and what that may cost."""
+
+    model: str
+    on: tuple[FallbackReason, ...]
+    after_s: float
+    """How long `overloaded` and `quota` have to last, in seconds."""
+    at_most: int
+    """Requests, without retries."""
+    cost: CostPlan | None = None
+    """Of all these requests; None without prices."""
+
+
+def fallback_plans(job: Job, ahead: Mapping[str, ToSend], tallies: Mapping[str, Tally]) -> tuple[FallbackPlan, ...]:
+    """For each model that is asked after another one; none where every prompt goes to each."""
+    if job.fallback is None:
+        return ()
+    plans, before = list[FallbackPlan](), ToSend()
+    for place, model in enumerate(job.models):
+        if place:
+            plans.append(
+                FallbackPlan(
+                    model=model,
+                    on=job.fallback.on,
+                    after_s=job.fallback.after_s,
+                    at_most=before.calls,
+                    cost=cost_plan(job, {model: before}, tallies) if before.calls else None,
+                )
+            )
+        before.add(ahead.get(model, ToSend()))
+    return tuple(plans)
 
 
 def requests_of(job: Job, calls: int) -> int:

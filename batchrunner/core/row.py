@@ -195,6 +195,10 @@ class ResultRow(_Part, kw_only=True):
     """Documents and sound given to the model."""
     replica: int | None = None
     shared_with: str | None = None
+    fallback_of: str | None = None
+    """The id of the first model's item, which gave no answer, where another model was asked instead."""
+    fallback_keys: tuple[str, ...] = ()
+    """The keys of the items that this one was asked in place of, in order."""
     origin: dict[str, Json] | None = msgspec.field(name="from", default=None)
     """The run, and the item's id there, that the prompt was made of."""
     reused: dict[str, str] | None = None
@@ -223,6 +227,10 @@ class FailureRow(_Part, kw_only=True):
     messages: tuple[dict[str, str], ...] | None = None
     schema_sha256: str | None = None
     shared_with: str | None = None
+    fallback_of: str | None = None
+    """The id of the first model's item, which gave no answer, where another model was asked instead."""
+    fallback_keys: tuple[str, ...] = ()
+    """The keys of the items that this one was asked in place of, in order."""
     origin: dict[str, Json] | None = msgspec.field(name="from", default=None)
     """As of `ResultRow`."""
 
@@ -349,6 +357,8 @@ def result_row(
         images=_shown(item.pictures) if item.pictures else None,
         files=_shown(item.files) if item.files else None,
         replica=item.replica if item.replica > 1 else None,
+        fallback_of=item.fallback_of,
+        fallback_keys=item.fallback_keys,
         origin=item.origin,
     )
 
@@ -380,5 +390,7 @@ def failure_row(
         key=item.key,
         messages=_messages(item),
         schema_sha256=item.schema_sha256,
+        fallback_of=item.fallback_of,
+        fallback_keys=item.fallback_keys,
         origin=item.origin,
     )

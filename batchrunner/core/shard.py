@@ -44,8 +44,12 @@ def with_shard(job: Job, shard: Shard, *, folder: str) -> Job:
     The page, the checks and their judges are about the whole: they wait for the merged run.
 
     Raises:
-        JobMistakesError: a limit cannot be divided among so many shards.
+        JobMistakesError: a limit cannot be divided among so many shards, or the job asks models one after another.
     """
+    if job.fallback is not None:
+        problem = "cannot be combined with `models: {first, then}`: the two items of a prompt would be of two shards"
+        hint = "leave out `--shard`, or name one model"
+        raise JobMistakesError((Mistake(key=OPTION, problem=problem, hint=hint),))
     return replace(
         job,
         shard=shard,

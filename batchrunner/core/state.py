@@ -21,6 +21,7 @@ from batchrunner.core.events import (
     Parked,
     Ready,
     Refused,
+    ReplacedBy,
     Requeued,
     Resumed,
     Retry,
@@ -306,6 +307,7 @@ class LedgerState(Memory):
                 | Retry()
                 | Done()
                 | Failed()
+                | ReplacedBy()
                 | Requeued()
                 | Lost()
                 | Batched()
@@ -398,7 +400,7 @@ class LedgerState(Memory):
             case Accepted():
                 self._accept(key, event, at)
                 return packed
-            case Retry() | Failed():
+            case Retry() | Failed() | ReplacedBy():
                 packed = self._doubt(packed, doubtful=event.ambiguous and isinstance(event, Retry))
                 if event.ambiguous:
                     packed = plus_ambiguous(packed)

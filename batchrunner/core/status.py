@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 from batchrunner.core.budget import BudgetLine
 from batchrunner.core.control import UNCONTROLLED, ControlState
 from batchrunner.core.errors import ExitStatus, Mistake
+from batchrunner.core.fallback import FallbackCount
 
 if TYPE_CHECKING:
     from batchrunner.core.outcome import ProblemKind
@@ -199,6 +200,8 @@ class Status:
     """Batches over all runs; empty where there were none."""
     budget: tuple[BudgetLine, ...] = ()
     """What is gone of the job's budget, over all runs; empty without one."""
+    fallbacks: tuple[FallbackCount, ...] = ()
+    """Of jobs that ask their models one after another: what went to the later ones."""
     control: ControlState = UNCONTROLLED
     """Whether the run is paused, and which keys of the job file were set, by commands that are in force."""
     timezone: str | None = None

@@ -38,6 +38,7 @@ from batchrunner.core.ports import GatedTransport, Ports
 from batchrunner.core.rate_limiter import Ticket
 from batchrunner.core.row import answer_output
 from batchrunner.engine.budget_guard import BudgetGuard
+from batchrunner.engine.fallbacks import Fallbacks
 from batchrunner.engine.image_tasks import ImageTasks
 from batchrunner.engine.lane_policy import LanePolicy
 from batchrunner.engine.lanes import Lane
@@ -91,6 +92,8 @@ class Attempts:
     """Told of every item that this run leaves unfinished: why, and the server's last words about it."""
     ended: Callable[[WorkQueue], None]
     """Told whenever an item has left a queue whose source has nothing more."""
+    fallbacks: Fallbacks | None = None
+    """Of jobs that ask their models one after another."""
     outcome_handler: OutcomeHandler = field(init=False)
     gated: GatedTransport = field(init=False)
     _names_tasks: bool = field(init=False)
@@ -111,6 +114,7 @@ class Attempts:
             recorder=self.recorder,
             lane_policy=self.lane_policy,
             image_tasks=self.image_tasks,
+            fallbacks=self.fallbacks,
         )
         if (most := self.job.limits.inputs_per_request or 1) > 1:
             from batchrunner.engine.shared_requests import shared_requests  # noqa: PLC0415 - of few jobs
@@ -192,6 +196,8 @@ class Attempts:
         match verdict:
             case Finished() | Again():
                 pass
+            case GivenUp() if self.fallbacks is not None and self.fallbacks.answers(work, verdict.problem):
+                await self.fallbacks.replace(work, verdict.problem, verdict.charged, ambiguous=verdict.ambiguous)
             case GivenUp():
                 await self.recorder.failed(work, verdict.problem, charged=verdict.charged, ambiguous=verdict.ambiguous)
             case Unchanged():

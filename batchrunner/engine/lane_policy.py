@@ -107,12 +107,20 @@ class LanePolicy:
                 return True
             case Then.WAIT if not POLICY[problem.kind].outage:
                 return await self._on_throttle(lane, problem)
+            case Then.RETRY | Then.FAIL if self._is_expected(lane, problem):
+                return False
             case Then.WAIT | Then.RETRY | Then.HOLD | Then.FAIL | Then.FAIL_MODEL:
                 return await self._on_repeated_trouble(lane, queue, problem)
             case Then.ADAPT:
                 if problem.adaptation is not None:
                     queue.adapted |= {problem.adaptation}
                 return False
+
+    def _is_expected(self, lane: Lane, problem: Problem) -> bool:
+        """The job asks another model then: however many items in a row end so, the lane goes on."""
+        fallback = self.job.fallback
+        named = fallback is not None and POLICY[problem.kind].fallback in fallback.on
+        return named and lane.model != self.job.models[-1]
 
     def on_rate_headers(self, lane: Lane, queue: WorkQueue, hints: Hints | None) -> tuple[Lane, ...]:
         """A reply that says nothing is left stops the lane before the limit, if there is anything more to send.

@@ -24,6 +24,7 @@ from batchrunner.core.outcome import (
 from batchrunner.core.ports import Ports
 from batchrunner.core.row import NO_MEDIA
 from batchrunner.core.text import MASK
+from batchrunner.engine.fallbacks import Fallbacks
 from batchrunner.engine.image_tasks import ImageTasks
 from batchrunner.engine.lane_policy import LanePolicy
 from batchrunner.engine.lanes import Lane
@@ -54,6 +55,8 @@ class OutcomeHandler:
     recorder: Recorder
     lane_policy: LanePolicy
     image_tasks: ImageTasks
+    fallbacks: Fallbacks | None = None
+    """Of jobs that ask their models one after another."""
 
     # -- what came
 
@@ -177,6 +180,8 @@ class OutcomeHandler:
                 return await self._charge(work, queue, problem, before=before, parked=parked)
             case Then.WAIT:
                 await self.recorder.refused(work, problem, wait_s=problem.wait_s)
+                if self.fallbacks is not None and self.fallbacks.has_waited(work, problem):
+                    return GivenUp(problem=problem, charged=before, ambiguous=False)
                 return Unchanged() if parked else Again(problem=problem, charged=before)
             case Then.ADAPT:
                 await self.recorder.refused(work, problem)

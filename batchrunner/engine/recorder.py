@@ -21,12 +21,14 @@ from batchrunner.core.events import (
     Parked,
     Ready,
     Refused,
+    ReplacedBy,
     Resumed,
     Retry,
     parts_of_urls,
     recorded_files,
     recorded_ids,
 )
+from batchrunner.core.item import Item
 from batchrunner.core.lifecycle import Park
 from batchrunner.core.outcome import Answer, Problem, TaskAccepted, Usage
 from batchrunner.core.ports import Clock, Ledger, Results
@@ -386,6 +388,27 @@ class Recorder:
             )
         )
         self._group(work, problem)
+
+    async def replaced(self, work: Work, problem: Problem, then: Item, *, charged: int, ambiguous: bool) -> None:
+        """The item ended without an answer, and `then` is asked in its place. Durable when this returns."""
+        await uncancellable(
+            self._commit(
+                ReplacedBy(
+                    i=work.item.id,
+                    k=work.item.key,
+                    n=self.state.record(work.key).sends,
+                    a=charged,
+                    by=then.key,
+                    model=then.model,
+                    kind=problem.kind.value,
+                    message=problem.message[:MESSAGE_MAX],
+                    request_id=problem.request_id,
+                    ambiguous=ambiguous,
+                    input_tokens=problem.usage.input_tokens if problem.usage else None,
+                    output_tokens=problem.usage.output_tokens if problem.usage else None,
+                )
+            )
+        )
 
     # -- lanes
 

@@ -63,7 +63,8 @@ _MOST_REASONS: Final = 5
 
 def _is_wanted(runner: "Runner", reusable: ReusableRows, item: Item) -> bool:
     key = bytes.fromhex(item.key)
-    return key in reusable and runner.state.item_state(key) is ItemState.PENDING and runner.is_in_part(item)
+    pending = key in reusable and runner.state.item_state(key) is ItemState.PENDING and runner.is_in_part(item)
+    return pending and runner.state.is_current(item)
 
 
 async def _take(runner: "Runner", reusable: ReusableRows, items: list[Item], refused: Counter[str]) -> int:

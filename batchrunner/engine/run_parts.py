@@ -73,4 +73,5 @@ def attempts_of(runner: "Runner", follower: TaskPoller | None) -> Attempts:
         random_source=runner.random_source,
         left_open=runner.note_left_open,
         ended=runner.close_when_drained,
+        fallbacks=runner.fallbacks,
     )

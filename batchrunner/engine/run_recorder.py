@@ -78,6 +78,8 @@ async def requeue(
 ) -> Counter[str]:
     """Give failed, held and lost items, among the first `limit` and those in `part`, a new generation of attempts.
 
+    So do items that another model had taken over which the job does not ask any more.
+
     Durable when this returns: their rows leave failures.jsonl next, and no power loss may bring the failures back.
 
     Returns:
@@ -93,7 +95,7 @@ async def requeue(
             if limit is not None and item.index > limit:
                 break
             key = bytes.fromhex(item.key)
-            if part is not None and key not in part:
+            if (part is not None and key not in part) or not recorder.state.is_current(item):
                 continue
             if lost and key in recorder.state.lost:
                 await recorder.resend_lost(item.id, item.key)
@@ -101,7 +103,8 @@ async def requeue(
                 continue
             record = recorder.state.record(key)
             is_held = record.item_state is ItemState.PENDING and record.doubtful
-            if (failed and record.item_state is ItemState.FAILED) or (held and is_held):
+            stranded = record.item_state is ItemState.REPLACED and item.then is None
+            if stranded or (failed and record.item_state is ItemState.FAILED) or (held and is_held):
                 if last is not None:
                     await recorder.requeued(last.id, last.key, synced=False)
                 last = item

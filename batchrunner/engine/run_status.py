@@ -10,6 +10,7 @@ from typing import Final
 from batchrunner.core.budget import BudgetLine
 from batchrunner.core.control import UNCONTROLLED, ControlState
 from batchrunner.core.errors import ExitStatus
+from batchrunner.core.fallback import fallback_counts
 from batchrunner.core.job import Job
 from batchrunner.core.lifecycle import Park
 from batchrunner.core.outcome import ProblemKind
@@ -281,6 +282,7 @@ def status_of(
         simulated=job.simulated,
         failures=tuple(failures),
         held=held_groups(state),
+        fallbacks=fallback_counts(state),
         batches=batch_statuses(state, offset_s=PRESETS[job.provider.preset].day_offset_s),
         waiting=waiting,
         ends=ends,

@@ -21,6 +21,7 @@ from batchrunner.core.state import LedgerState
 from batchrunner.core.status import ItemCounts, Status
 from batchrunner.engine.attempt import Attempts, Slot
 from batchrunner.engine.budget_guard import BudgetGuard
+from batchrunner.engine.fallbacks import Fallbacks
 from batchrunner.engine.lane_policy import LaneSet, restore_parks
 from batchrunner.engine.lanes import Lane, LaneSettings
 from batchrunner.engine.pending_records import uncancellable
@@ -72,6 +73,8 @@ class Runner:
     schedule: RunSchedule = field(init=False)
     budget_guard: BudgetGuard = field(init=False)
     control: RunControl = field(init=False)
+    fallbacks: Fallbacks | None = field(init=False)
+    """Of jobs that ask their models one after another."""
     left_open: dict[str, int] = field(default_factory=dict)
     """Items that this run leaves unfinished, counted by reason."""
     unserved: Counter[tuple[str, str, str]] = field(default_factory=Counter)
@@ -112,6 +115,7 @@ class Runner:
             job, self.state, on_spent=self._close_lanes, clock=ports.clock, shutdown=self.shutdown
         )
         self.control = RunControl(runner=self)
+        self.fallbacks = Fallbacks(runner=self, policy=job.fallback) if job.fallback is not None else None
 
     # -- the run
 
@@ -208,6 +212,8 @@ class Runner:
             async with asyncio.TaskGroup() as sending:
                 self._resume_tasks(attempts, sending)
                 suppliers += [supplying.create_task(self._read(queue)) for queue in self.queues.values()]
+                if self.fallbacks is not None:
+                    suppliers += [supplying.create_task(watching) for watching in self.fallbacks.watches()]
                 for lane in self.lanes:
                     sending.create_task(self._drive(lane, self.queues[lane.model], attempts, sending))
             for supplier in suppliers:
@@ -215,11 +221,21 @@ class Runner:
 
     async def _read(self, queue: WorkQueue) -> None:
         """The model's part of the source, if the planning pass or a person asks for anything of it."""
+        await self._read_source(queue)
+        if queue.is_fed and self.fallbacks is not None:
+            await self.fallbacks.last_came(queue)
+            if queue.overflowed:
+                await self._read_source(queue)
+            queue.feeding_ended()
+        self.close_when_drained(queue)
+
+    async def _read_source(self, queue: WorkQueue) -> None:
         if queue.model in self.requeued or queue.model in self.found.ahead:
             batches = self.ports.items.batches(frozenset({queue.model}))
             surveyed = self.found.per_model.get(queue.model, 0)
+            is_chosen = self._is_chosen if self.fallbacks is not None or self.part_keys is not None else None
             try:
-                await queue.read(batches, limit=self.run_request.limit, surveyed=surveyed, part=self.part_keys)
+                await queue.read(batches, limit=self.run_request.limit, surveyed=surveyed, is_chosen=is_chosen)
             except JobMistakesError as error:
                 self._source_changed(error)
             except Exception as error:  # noqa: BLE001 - a fault of ours here must not cut off what is in flight
@@ -230,7 +246,11 @@ class Runner:
                 )
         else:
             queue.nothing_to_read()
-        self.close_when_drained(queue)
+
+    def _is_chosen(self, item: Item, key: bytes) -> bool:
+        """Whether the run is about this item, and it is its model's turn."""
+        part, others = self.part_keys, self.fallbacks.arrived if self.fallbacks is not None else ()
+        return (part is None or key in part or key in others) and self.state.is_current(item)
 
     def _source_changed(self, error: JobMistakesError) -> None:
         """Nothing more leaves, what is under way is awaited and recorded; a later run settles the result files."""
@@ -377,7 +397,8 @@ class Runner:
         if part is None:
             return None
         now = self.ports.clock.wall()
-        return count_part(part, self.state, hold=self.totals.hold, now=now, task_s=self.totals.task_s)
+        moved = self.fallbacks.moved if self.fallbacks is not None else {}
+        return count_part(part, self.state, moved=moved, hold=self.totals.hold, now=now, task_s=self.totals.task_s)
 
     def lane(self, account: str, model: str) -> Lane:
         """A new one."""

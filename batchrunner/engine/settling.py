@@ -1,7 +1,10 @@
 """Before a run's work, items that a person wants once more; after it, result files in line with the present job."""
 
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import TYPE_CHECKING
 
+from batchrunner.core.item import Item
 from batchrunner.core.lifecycle import ItemState
 from batchrunner.core.plan import count_items
 from batchrunner.engine.planning import one_by_one
@@ -12,16 +15,17 @@ if TYPE_CHECKING:
 
 
 async def requeue_what_was_asked_for(runner: "Runner") -> None:
-    """Failed, held and lost items that the run was asked to send once more.
+    """Failed, held and lost items that the run was asked to send once more, and those whose fallback the job has lost.
 
     Raises:
         JobMistakesError, StoreBrokenError: as `settle`.
     """
     run_request, state = runner.run_request, runner.state
     failed = run_request.retry_failed and state.count(ItemState.FAILED)
+    stranded = runner.found.stranded
     held = run_request.resend_held and state.doubtful_count
     lost = run_request.resend_lost and state.lost
-    if failed or held or lost:
+    if failed or held or lost or stranded:
         runner.requeued = await requeue(
             runner.ports.items,
             runner.recorder,
@@ -51,9 +55,7 @@ async def settle(runner: "Runner") -> None:
         failures_stayed = await settle_failures(runner)
     shares = bool(found.shared) and state.unsettled
     if moved or shares:
-        replaced = await results.rewrite(
-            one_by_one(runner.ports.items.batches()), is_done=lambda key: state.item_state(key) is ItemState.DONE
-        )
+        replaced = await results.rewrite(_current(runner), is_done=lambda key: state.item_state(key) is ItemState.DONE)
         # rows outside of a part that stay wait for a run on the whole job, which looks at labels again
         labels = "" if replaced.stayed or failures_stayed else found.labels
         await runner.recorder.rewritten(length=replaced.length, labels=labels)
@@ -66,7 +68,7 @@ async def settle_failures(runner: "Runner") -> int:
         JobMistakesError, StoreBrokenError: as `settle`.
     """
     count = runner.state.count(ItemState.FAILED)
-    items = one_by_one(runner.ports.items.batches())
+    items = _current(runner)
     settled = await runner.ports.results.settle_failures(
         items, is_failed=lambda key: _is_failed(runner, key), count=count
     )
@@ -74,6 +76,14 @@ async def settle_failures(runner: "Runner") -> int:
         rows = "1 missing row" if settled.made == 1 else f"{settled.made:,} missing rows"
         runner.say(f"failures.jsonl: restored {rows} from the ledger; nothing was sent")
     return settled.stayed
+
+
+async def _current(runner: "Runner") -> AsyncGenerator[Item, None]:
+    """The job's items, each prompt's as far as its models have been asked one after another."""
+    async with aclosing(one_by_one(runner.ports.items.batches())) as items:
+        async for item in items:
+            if runner.state.is_current(item):
+                yield item
 
 
 def _is_failed(runner: "Runner", key: bytes) -> bool:

@@ -88,7 +88,7 @@ def used_up(charged: int) -> Problem:
 # The same step would fail again, so nothing is sent a second time. What the item has cost is reported as far as it is
 # known: a request that had left counts as an attempt, and may have been paid for.
 
-_ENDED: Final = frozenset({ItemState.DONE, ItemState.FAILED})
+_ENDED: Final = frozenset({ItemState.DONE, ItemState.FAILED, ItemState.REPLACED})
 
 
 @dataclass(slots=True, kw_only=True)

@@ -11,7 +11,7 @@ up here.
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from types import MappingProxyType
 from typing import Final
@@ -136,6 +136,12 @@ class WorkQueue:
         """Items that a request may carry; see `carry`."""
         self._rests = False
         """The source waits for room."""
+        self.is_fed = False
+        """Items of another model may come here, which its own source does not bring."""
+        self.feeds = False
+        """Its own may go to another model."""
+        self.overflowed = False
+        """Some of those did not find room: they are to be read from the source."""
         self._changed = Condition()
         self._room = Condition()
 
@@ -167,11 +173,11 @@ class WorkQueue:
         *,
         limit: int | None,
         surveyed: int,
-        part: Collection[bytes] | None = None,
+        is_chosen: Callable[[Item, bytes], bool] | None = None,
     ) -> None:
         """Read what is wanted, as there is room for it, to the end of the source or of the first `limit` items.
 
-        `part`: the keys of the items that the run is about; None for all.
+        `is_chosen`: whether the run is about the item with this key, and it is its turn; None: all of them.
 
         A task beside the lanes; cancelled when they need nothing more. `surveyed`: how many of
         the model's items the planning pass counted.
@@ -190,7 +196,7 @@ class WorkQueue:
                     if count > surveyed:
                         raise _changed_source(f"more than {surveyed:,} prompts for {self.model}", surveyed)
                     key = bytes.fromhex(item.key)
-                    if part is not None and key not in part:
+                    if is_chosen is not None and not is_chosen(item, key):
                         continue
                     if key not in self._keys and (number := self._wanted(key)):
                         self._keys.add(key)
@@ -209,8 +215,42 @@ class WorkQueue:
 
     def nothing_to_read(self) -> None:
         """The source is known to have nothing that is wanted."""
-        self.exhausted = True
+        self.exhausted = not self.is_fed
         self._changed.notify()
+
+    def feeding_ended(self) -> None:
+        """No other model's items come any more."""
+        self.is_fed = False
+        self.nothing_to_read()
+
+    @property
+    def waiting(self) -> int:
+        """Items that wait for a slot."""
+        return len(self._returned) + len(self._ahead)
+
+    @property
+    def is_active(self) -> bool:
+        """Items are in somebody's hands."""
+        return bool(self._active)
+
+    async def until(self, holds: Callable[[], bool]) -> None:
+        """Wait for a change after which `holds()` is true."""
+        await self._changed.until(holds)
+
+    async def wait_for_space(self, *, unless: Callable[[], bool]) -> None:
+        """Wait until few items of other models wait here; not once `unless()` is true."""
+        self._refill_at = max(self._refill_at, READ_AHEAD // 2)
+        await self._room.until(lambda: len(self._ahead) <= READ_AHEAD // 2 or unless())
+
+    def bring(self, work: Work) -> None:
+        """The item of another model comes here, if there is room; its key may be live by an earlier process's task."""
+        if work.key in self._keys:
+            return
+        if self.waiting >= READ_AHEAD_MOST or self._ahead_bytes >= READ_AHEAD_BYTES:
+            self.overflowed = True
+            return
+        self._keys.add(work.key)
+        self._put_ahead(work)
 
     def _has_capacity(self) -> bool:
         return len(self._ahead) <= self._refill_at and self._ahead_bytes < READ_AHEAD_BYTES
@@ -326,12 +366,13 @@ class WorkQueue:
         if self._active.get(work.key) is work:
             del self._active[work.key]
             self._keys.discard(work.key)
-        if self.exhausted:  # it may have been the last one
+        if self.exhausted or self.feeds:  # it may have been the last one
             self._changed.notify()
 
     def notify(self) -> None:
         """A lane has stopped: whoever waits here for it looks again."""
         self._changed.notify()
+        self._room.notify()
 
     # -- the model
 

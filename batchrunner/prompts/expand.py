@@ -49,6 +49,8 @@ class _Version:
     """Of items without pictures."""
     own_params: bool = False
     """They are the prompt's own, which `keys` does not know."""
+    later: "tuple[_Version, ...]" = ()
+    """The same for the models that are asked if this one gives no answer, in order."""
 
 
 class Expansion:
@@ -70,7 +72,9 @@ class Expansion:
         self._findings = findings
         self._filler = Filler(job, templates)
         self._matrix = Matrix(job, templates.variables)
-        self._models = models_of(job)
+        models = models_of(job)
+        self._models = models[: len(job.first_models)]
+        self._later_models = models[len(job.first_models) :]
         self._is_chat = job.kind == "chat"
         self._schema = job.schema if self._is_chat else None
         self._schema_digest = None if self._schema is None else digest(self._schema)
@@ -272,7 +276,7 @@ class Expansion:
         if not row.params and row.asked is None and self._templates.params is None and (made := self._fixed_versions()):
             for version in made:
                 filled = fills[version.place if len(fills) > 1 else 0]
-                yield self._item(row, prompt_id, version, filled)
+                yield from self._items(row, prompt_id, version, filled)
             return
         for combination, filled in zip(self._matrix, fills if len(fills) > 1 else repeat(fills[0]), strict=False):
             params = {**filled.params, **row.params, **combination.params}
@@ -280,10 +284,11 @@ class Expansion:
             own = row.asked.model if row.asked else None
             for model in self._models if own is None else (Labelled(suffix="", value=own),):
                 for replica in range(1, self._job.replicas + 1):
-                    suffix = combination.suffix + model.suffix + replica_suffix(replica)
-                    keys = self._makers.get((model.value, replica)) or self._maker(model.value, replica)
-                    version = _Version(suffix, model.value, params, replica, 0, keys, own_params=True)
-                    yield self._item(row, prompt_id, version, filled)
+                    version, *later = (
+                        self._own_version(combination, one, replica, params) for one in (model, *self._later_models)
+                    )
+                    version.later = tuple(later)
+                    yield from self._items(row, prompt_id, version, filled)
 
     def _fixed_versions(self) -> "list[_Version]":
         """What prompts without parameters of their own are made into, the same for all of them; empty: too many."""
@@ -294,12 +299,23 @@ class Expansion:
             if len(combinations) * len(self._models) * len(replicas) <= _FIXED_VERSIONS:
                 for place, combination in combinations:
                     params = {**self._job.params, **combination.params}
-                    self._versions_made += [
-                        self._version(place, combination, model, replica, params)
-                        for model in self._models
-                        for replica in replicas
-                    ]
+                    for model in self._models:
+                        for replica in replicas:
+                            version, *later = (
+                                self._version(place, combination, one, replica, params)
+                                for one in (model, *self._later_models)
+                            )
+                            version.later = tuple(later)
+                            self._versions_made.append(version)
         return self._versions_made
+
+    def _own_version(
+        self, combination: Combination, model: Labelled, replica: int, params: dict[str, Json]
+    ) -> "_Version":
+        """Of a prompt with parameters of its own."""
+        suffix = combination.suffix + model.suffix + replica_suffix(replica)
+        keys = self._makers.get((model.value, replica)) or self._maker(model.value, replica)
+        return _Version(suffix, model.value, params, replica, 0, keys, own_params=True)
 
     def _version(
         self, place: int, combination: Combination, model: Labelled, replica: int, params: dict[str, Json]
@@ -352,8 +368,30 @@ class Expansion:
             self._findings.mistake(replace(found, problem=f"{wrong.key}: {found.problem}"))
             return None
 
-    def _item(self, row: PromptRow, prompt_id: str, version: "_Version", filled: Filled) -> Item | None:
-        self._index = index = self._index + 1
+    def _items(self, row: PromptRow, prompt_id: str, version: "_Version", filled: Filled) -> "Iterator[Item | None]":
+        """The item of the first model, and those of the models that may be asked after it, each known to the last."""
+        if not version.later:
+            yield self._item(row, prompt_id, version, filled)
+            return
+        wanted, self._wanted = self._wanted, None  # each needs the keys of those before it
+        made: list[Item] = []
+        for place, of_model in enumerate((version, *version.later)):
+            item = self._item(row, prompt_id, of_model, filled, is_later=bool(place))
+            if item is None:
+                break
+            if made:
+                made[-1].then = item
+                item.fallback_of = made[0].id
+                item.fallback_keys = tuple(before.key for before in made)
+            made.append(item)
+        self._wanted = wanted
+        yield from (item for item in made if wanted is None or item.model in wanted)
+
+    def _item(
+        self, row: PromptRow, prompt_id: str, version: "_Version", filled: Filled, *, is_later: bool = False
+    ) -> Item | None:
+        """None for a model that is not asked for. One of a later model has the place of the first one's."""
+        self._index = index = self._index + (not is_later)
         stem = item_id = prompt_id if self._shares_ids else self._names.item(prompt_id, version.suffix)
         is_wanted = self._wanted is None or version.model in self._wanted
         body = self._body(row, version, filled)

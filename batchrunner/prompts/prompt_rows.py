@@ -393,11 +393,11 @@ def _misfit(asked: BatchRequest, job: Job) -> Mistake | None:
             key="url",
             hint=f"send it with the dialect {' or '.join(asked.dialects)}",
         )
-    if asked.model is not None and asked.model not in job.models:
+    if asked.model is not None and asked.model not in job.first_models:
         return Mistake(
             problem=f"the request is for the model `{asked.model[:100]}`, which the job does not name",
             key="body.model",
-            expected=", ".join(f"`{model}`" for model in job.models),
+            expected=", ".join(f"`{model}`" for model in job.first_models),
             hint="name it in `models`, or take `model` out of the file's bodies to let the job choose",
         )
     models = job.models if asked.model is None else (asked.model,)

@@ -76,9 +76,13 @@ class Matrix:
 
 
 def models_of(job: Job) -> tuple[Labelled, ...]:
-    """The job's models; several of them are distinguished by the part after the slash."""
-    if len(job.models) == 1:
-        return (Labelled(suffix="", value=job.models[0]),)
+    """The job's models; several of them, and those that are asked later, are known by the part after the slash."""
+    if len(job.first_models) == 1:
+        return (Labelled(suffix="", value=job.models[0]), *_labelled(job)[1:])
+    return _labelled(job)
+
+
+def _labelled(job: Job) -> tuple[Labelled, ...]:
     suffixes = _distinct(f"-{slug(model.rpartition('/')[2])}" for model in job.models)
     return tuple(Labelled(suffix=suffix, value=model) for suffix, model in zip(suffixes, job.models, strict=True))
 

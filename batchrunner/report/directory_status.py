@@ -16,6 +16,7 @@ import msgspec
 
 from batchrunner.core.budget import Amounts, Budget, BudgetLine, budget_lines
 from batchrunner.core.errors import BatchrunnerError, ExitStatus, StoreBrokenError, WrongDirectoryError
+from batchrunner.core.fallback import fallback_counts
 from batchrunner.core.job import Job, Json, Kind
 from batchrunner.core.lifecycle import ItemState
 from batchrunner.core.plan import Totals, count_items
@@ -97,6 +98,7 @@ def status_of_directory(folder: Path) -> Status:
         simulated=there.simulated,
         failures=failure_groups(folder, state),
         held=held_groups(state),
+        fallbacks=fallback_counts(state),
         batches=batch_statuses(state, offset_s=offset_s),
         next_command=None
         if running

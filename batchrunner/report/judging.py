@@ -232,7 +232,7 @@ async def judge_plans(job: Job, found: Plan, *, plan: Callable[[Job], Awaitable[
 
 def _judge_plan(judge: Judge, found: Plan, now: Plan | None) -> JudgePlan:
     job, answer_tokens = judge.job, found.answers.per_answer if found.answers is not None else 0.0
-    per_answer = len(job.models) * job.replicas * prod(len(values) for values in job.matrix.values())
+    per_answer = len(job.first_models) * job.replicas * prod(len(values) for values in job.matrix.values())
     later = (found.to_send + found.to_poll) * per_answer
     if now is not None and now.to_send:
         chars_each = 4 * now.estimated_input_tokens / now.to_send
@@ -243,8 +243,9 @@ def _judge_plan(judge: Judge, found: Plan, now: Plan | None) -> JudgePlan:
     to_send = now.to_send if now is not None else 0
     limit = output_limit(job.params)
     ahead = {}
-    for place, model in enumerate(job.models):
-        calls = (to_send + later) // len(job.models) + (place < (to_send + later) % len(job.models))
+    for place, model in enumerate(job.first_models):
+        calls = (to_send + later) // len(job.first_models)
+        calls += place < (to_send + later) % len(job.first_models)
         ahead[model] = ToSend(
             calls=calls,
             chars=round(calls * chars_each),

@@ -289,8 +289,10 @@ class _Chosen:
     def look_at(self, item: Item) -> None:
         """The next item of the job."""
         self._total += 1
-        names = {item.id, item.prompt_id} & self._only
+        names = {item.id, item.prompt_id, item.fallback_of or item.id} & self._only
         self.unknown -= names
+        if not self._state.is_current(item):
+            return
         if self._only and not names:
             return
         key, may_be = bytes.fromhex(item.key), not self._lists

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from batchrunner.core.budget import BudgetLine, figure
 from batchrunner.core.control import ControlState
+from batchrunner.core.fallback import FallbackCount
 from batchrunner.core.job import Job, Json
 from batchrunner.core.status import (
     BatchStatus,
@@ -205,6 +206,8 @@ def _body(status: Status, now: datetime) -> Iterator[tuple[str, str]]:
         yield "usage", used
     for line in status.budget:
         yield "budget", budget_line(line)
+    for fallback in status.fallbacks:
+        yield "fallback", fallback_line(fallback)
     yield from _places(status)
     yield from _failures(status.failures)
     yield from _internal(status)
@@ -226,6 +229,14 @@ def _items(status: Status) -> Iterator[tuple[str, str]]:
     yield "items", items_line(status.items)
     if status.shards:
         yield "shards", shards_line(status.shards)
+
+
+def fallback_line(fallback: FallbackCount) -> str:
+    """`NAME answered 11 of 12 prompts that an earlier model did not (12 content_filter)`."""
+    reasons = ", ".join(f"{items:,} {printable(reason)}" for reason, items in fallback.reasons.items())
+    model = printable(fallback.model, most=_MOST_NAME)
+    prompts = count(fallback.items, "prompt")
+    return f"{model} answered {fallback.answered:,} of {prompts} that the model before it did not ({reasons})"
 
 
 _BATCH_STAGES: dict["BatchStage", str] = {

@@ -166,6 +166,12 @@ SCENARIOS: dict[str, Scenario] = {
             "200 without an answer when response_format asks for json_schema (first n sends)",
             "n",
         ),
+        _row(
+            "mishap",
+            "schema-miss",
+            "answers that miss their schema, re-asked ones too (first n calls of the lane)",
+            "n",
+        ),
         _row("mishap", "5xx", "500 (first n sends of each body)", "n"),
         _row("mishap", "html502", "502 with a proxy's page (first n sends of each body)", "n"),
         _row("mishap", "hang-headers", "no reply at all (first n sends of each body)", "n"),

@@ -14,7 +14,16 @@ from batchrunner.core.job import Json
 from batchrunner.simulator.drawing import Paint, draw
 from batchrunner.simulator.generation import GENERATIONS, Generation, Verdict, apply_failure_mode
 from batchrunner.simulator.profiles import ANSWER_FAULTS, INSTANT, NO_FAULTS, FaultRates, Latency
-from batchrunner.simulator.quotas import NO_LIMITS, Account, Accounts, LaneLimiters, Quota, RateLimits, rate_headers
+from batchrunner.simulator.quotas import (
+    NO_LIMITS,
+    Account,
+    Accounts,
+    LaneLimiters,
+    Quota,
+    RateLimits,
+    SimulatedLane,
+    rate_headers,
+)
 from batchrunner.simulator.refusals import REFUSALS, Refusal, invalid, refuse
 from batchrunner.simulator.requests import (
     Chosen,
@@ -281,7 +290,7 @@ class World:
             request_id=visit.request_id,
             latency=self.latency,
             files_base=self.files_base,
-            breaks_schema=self._breaks_schema(account, body, random_source),
+            breaks_schema=_misses(chosen, lane) or self._breaks_schema(account, body, random_source),
             answer_tokens=self.answer_tokens,
             unread=self._unread,
         )
@@ -464,6 +473,12 @@ ENDPOINTS: dict[tuple[Role, str, str], Callable[[World, Visit], Script]] = {
     ("api", "POST", "/_simulator/reset"): World.reset,
 }
 """(port, method, path) to what answers it. A path that ends in a slash is followed by a name, a `*` is one."""
+
+
+def _misses(chosen: Chosen, lane: SimulatedLane) -> bool:
+    """Whether a scenario wants this call's answer to miss its schema."""
+    first_calls = chosen.get("schema-miss")
+    return "schema-miss" in chosen and (first_calls is None or lane.calls <= first_calls)
 
 
 def _endpoint(role: Role, method: str, path: str) -> Callable[[World, Visit], Script] | None:

@@ -17,6 +17,7 @@ from batchrunner.spec.check_keys import (
     PictureCheckSpec,
     WithinSpec,
 )
+from batchrunner.spec.fallback_keys import FallbackSpec, ModelsChoice
 from batchrunner.spec.parts import Count, ModelId, Params, Part, Text, one_of
 from batchrunner.spec.sending_keys import (
     BatchSpec,
@@ -130,8 +131,10 @@ class JobSpec(Part):
         "the `embedding` of each prompt, or the `transcription` of sound.",
     )
     model: ModelId | None = Field(default=None, description="The model's id. Either this or `models`.")
-    models: Annotated[list[ModelId], Field(min_length=1)] | None = Field(
-        default=None, description="Several models: every prompt goes to each of them."
+    models: ModelsChoice | None = Field(
+        default=None,
+        description="Several models: a list, and every prompt goes to each of them; or `{first, then, on, after}`, and "
+        "the next one is asked where the first gives no answer.",
     )
     prompts: Prompts | None = Field(
         default=None, description="A list of prompts, or a source: a mapping with `file` or `run`."
@@ -268,6 +271,7 @@ PARTS: dict[tuple[str, ...], type[BaseModel]] = {
     ("limits",): LimitsSpec,
     ("retry",): RetrySpec,
     ("output",): OutputSpec,
+    ("models",): FallbackSpec,
     ("budget",): BudgetSpec,
     ("batch",): BatchSpec,
     ("window", "[]"): WindowSpec,

@@ -13,6 +13,7 @@ from pathlib import Path, PurePath
 from pydantic import ValidationError
 
 from batchrunner.core.job import Json, Kind
+from batchrunner.spec.fallback_keys import FallbackSpec, models_in
 from batchrunner.spec.job_errors import KeyPath, SpecError
 from batchrunner.spec.models import JobSpec, PromptSpec
 from batchrunner.spec.pydantic_errors import faults_of, path_of
@@ -157,7 +158,12 @@ class PartialSpec:
     @property
     def models(self) -> tuple[str, ...]:
         """The models, however they were given."""
-        return tuple(self.spec.models or ()) or ((self.spec.model,) if self.spec.model else ())
+        return models_in(self.spec.models) or ((self.spec.model,) if self.spec.model else ())
+
+    @property
+    def first_models(self) -> tuple[str, ...]:
+        """Those that every prompt goes to."""
+        return self.models[:1] if isinstance(self.spec.models, FallbackSpec) else self.models
 
 
 def drafted(

@@ -34,8 +34,8 @@ _BOUNDS_DEPTH = (0, 2, 5)
 """The first libyaml that refuses a text which nests so deep that composing it would overflow the C stack."""
 
 
-_ON: KeyPath = ("notify", "on")
-"""A key of the job file that YAML takes for `true`."""
+_ON: frozenset[KeyPath] = frozenset({("notify", "on"), ("models", "on")})
+"""Keys of the job file that YAML takes for `true`."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -253,7 +253,7 @@ class _Walk:
             )
             self._reading.faults.append(fault)
             return None
-        if node.tag not in _TEXT_TAGS and (*path, node.value) != _ON:
+        if node.tag not in _TEXT_TAGS and (*path, node.value) not in _ON:
             fault = SpecError(
                 path=(*path, node.value),
                 problem="is a key that YAML does not read as text",

@@ -84,7 +84,7 @@ def _model(partial: PartialSpec) -> Iterator[SpecError]:
     elif not partial.given("model") and not partial.given("models"):
         yield SpecError(path=("model",), problem="is missing", expected="the id of a model, or `models` with a list")
     seen: dict[str, int] = {}
-    for place, model in enumerate(partial.spec.models or ()):
+    for place, model in enumerate(partial.spec.models if isinstance(partial.spec.models, list) else ()):
         if model in seen:
             yield SpecError(path=("models", place), problem=f"is the same as models[{seen[model]}]")
         seen.setdefault(model, place)
@@ -296,7 +296,7 @@ def _size(partial: PartialSpec) -> Iterator[SpecError]:
     """The number of items is a product: too many are noticed without making them."""
     factors = [(len(partial.entries), ("prompts",), "prompts")] if partial.entries else []
     factors += [(len(values), ("matrix",), f"of {name}") for name, values in partial.spec.matrix.items()]
-    factors += [(len(partial.models), ("models",), "models"), (partial.spec.replicas, ("replicas",), "replicas")]
+    factors += [(len(partial.first_models), ("models",), "models"), (partial.spec.replicas, ("replicas",), "replicas")]
     items = prod(number for number, _, _ in factors if number)
     if items <= MAX_ITEMS:
         return

@@ -13,8 +13,10 @@ from typing import Final
 from zoneinfo import ZoneInfo, available_timezones
 
 from batchrunner.core.budget import Budget, Price
+from batchrunner.core.fallback import Fallback
 from batchrunner.core.job import TASK_KINDS, BatchPolicy, NotifyEvent
 from batchrunner.core.schedule import AfterDuration, AtDate, AtTimeOfDay, Deadline, Window
+from batchrunner.spec.fallback_keys import FallbackSpec, fallback_faults, fallback_of
 from batchrunner.spec.job_errors import SpecError, names_variable, short
 from batchrunner.spec.partial import PartialSpec
 from batchrunner.spec.price_tables import FoundPrices, found_prices
@@ -97,6 +99,20 @@ def batch_of(partial: PartialSpec) -> BatchPolicy:
     )
 
 
+def fallback_policy_of(partial: PartialSpec) -> Fallback | None:
+    """When a draft without faults asks its next model."""
+    return fallback_of(partial.spec.models, after_s=_after_s(partial))
+
+
+def _after_s(partial: PartialSpec) -> float | None:
+    given = partial.spec.models
+    return _duration_s(given.after) if isinstance(given, FallbackSpec) and given.after is not None else None
+
+
+def _fallback_faults(partial: PartialSpec) -> Iterator[SpecError]:
+    yield from fallback_faults(partial, after_s=_after_s(partial))
+
+
 def _duration_s(text: str) -> float | None:
     """None for what is no duration, and for one of nothing."""
     duration = _DURATION.fullmatch(text.strip())
@@ -161,6 +177,7 @@ def schedule_faults(partial: PartialSpec) -> Iterator[SpecError]:
         )
     yield from _notify_faults(partial)
     yield from _batch_faults(partial)
+    yield from _fallback_faults(partial)
     if partial.spec.budget is not None:
         yield from _budget_faults(partial, partial.spec.budget)
 

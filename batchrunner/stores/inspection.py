@@ -11,21 +11,33 @@ import errno
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from hashlib import sha256
+from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import Final
 from zlib import crc32
 
-from batchrunner.core.events import Done, Failed, Requeued, recorded_files
+from batchrunner.core.events import Done, Failed, ReplacedBy, Requeued, recorded_files
 from batchrunner.core.lifecycle import ItemEvent, ItemState
 from batchrunner.core.ports import Place
 from batchrunner.core.state import LedgerState
 from batchrunner.stores.files import FAILURES, RESULTS, SUPERSEDED, InspectedFiles, Look, broken
-from batchrunner.stores.row_codec import RowFacts, crc_of, facts_of, facts_of_all, failure_of, row_lines, trimmed
+from batchrunner.stores.row_codec import (
+    FailureFacts,
+    RowFacts,
+    crc_of,
+    facts_of,
+    facts_of_all,
+    failure_of,
+    row_lines,
+    trimmed,
+)
 from batchrunner.stores.row_forms import FileLine, FileLines, form_at, open_rows, read_pieces
 
 _PIECE_BYTES: Final = 1 << 20
 _BATCH_BYTES: Final = 1 << 18
 """Of rows that are looked at in one step."""
+RECOVERED: Final = "recovered"
+"""Why an item went to another model, where nothing but the row of that one says so."""
 _NO_SUCH_NAME: Final = frozenset({errno.ENAMETOOLONG, errno.EINVAL, errno.ELOOP})
 
 
@@ -244,6 +256,7 @@ def _adoption(state: LedgerState, facts: RowFacts, place: Place) -> Iterator[Ite
         return
     if record.item_state is ItemState.FAILED:
         yield Requeued(i=facts.id, k=facts.key)
+    yield from _replaced(state, facts)
     usage, reused = facts.usage if facts.reused is None else None, facts.reused is not None
     yield Done(
         i=facts.id,
@@ -261,6 +274,23 @@ def _adoption(state: LedgerState, facts: RowFacts, place: Place) -> Iterator[Ite
     )
 
 
+def _replaced(state: LedgerState, facts: RowFacts | FailureFacts) -> Iterator[ItemEvent]:
+    """The ledger is gone, and a row alone says that its model was asked in place of others."""
+    for before, key in pairwise((*facts.fallback_keys, facts.key)):
+        stood = state.record(bytes.fromhex(before))
+        if stood.item_state is ItemState.PENDING:
+            yield ReplacedBy(
+                i=facts.fallback_of or facts.id,
+                k=before,
+                n=stood.sends,
+                a=stood.attempts,
+                by=key,
+                model=facts.model,
+                kind=RECOVERED,
+                message="a row of the other model was found",
+            )
+
+
 def _failures(files: InspectedFiles, path: Path, state: LedgerState) -> Iterator[ItemEvent]:
     """Items that failed permanently and are recorded nowhere else."""
     seen = set[str]()
@@ -271,6 +301,7 @@ def _failures(files: InspectedFiles, path: Path, state: LedgerState) -> Iterator
         seen.add(failure.key)
         record = state.record(bytes.fromhex(failure.key))
         if record.item_state is ItemState.PENDING:
+            yield from _replaced(state, failure)
             yield Failed(
                 i=failure.id,
                 k=failure.key,

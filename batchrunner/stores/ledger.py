@@ -8,6 +8,7 @@ from typing import Self
 
 from batchrunner.core.events import (
     BATCH_VERSION,
+    FALLBACK_VERSION,
     FORMAT_VERSION,
     NAMED_VERSION,
     STRICT_VERSION,
@@ -201,6 +202,8 @@ def _length_of(files: Files, path: Path) -> int | None:
 
 def segment_version(job: Job, *, resends: bool, batches: bool) -> int:
     """Of a segment of this job, by what it may hold: see `core.events`."""
+    if job.fallback is not None:
+        return FALLBACK_VERSION
     if batches:
         return BATCH_VERSION
     if job.provider.task is not None and job.provider.task.submit.client_id is not None:

@@ -20,7 +20,7 @@ from typing import Final, NamedTuple, Union, get_args
 
 import msgspec
 
-from batchrunner.core.events import Done, Event, Failed, Intent, Open, Parked
+from batchrunner.core.events import Done, Event, Failed, Intent, Open, Parked, ReplacedBy
 from batchrunner.core.lifecycle import ItemEvent
 from batchrunner.core.text import repaired
 from batchrunner.stores.files import Files
@@ -112,7 +112,7 @@ def _escape(found: re.Match[str]) -> str:
 
 def _shortened(event: Event) -> Event:
     """Only messages are shortened: ids, URLs and names are complete or the record is refused."""
-    if isinstance(event, Failed):
+    if isinstance(event, Failed | ReplacedBy):
         request_id = None if event.request_id is None else event.request_id[:256]
         return msgspec.structs.replace(event, message=_cut(event.message), request_id=request_id)
     if isinstance(event, Parked):

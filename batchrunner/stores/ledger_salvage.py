@@ -27,6 +27,7 @@ from batchrunner.core.events import (
     Open,
     Ready,
     Refused,
+    ReplacedBy,
     Requeued,
     Retry,
     Rewritten,
@@ -95,7 +96,11 @@ KIND = "salvage"
 MESSAGE_MAX = 2000
 """The most characters of a failure's message in the ledger."""
 _KNOWN = frozenset(kind.__struct_config__.tag for kind in get_args(Event))
-Numbered = Intent | Refused | Accepted | Retry | Failed | Done
+Numbered = Intent | Refused | Accepted | Retry | Failed | ReplacedBy | Done
+
+
+_ENDED = frozenset({ItemState.FAILED, ItemState.REPLACED})
+"""Only who wants them once more has them sent again."""
 
 
 class _SalvageEnvelope(msgspec.Struct, gc=False):
@@ -236,7 +241,7 @@ class LedgerRebuilder:
         item_state = self.state.item_state(key)
         if item_state is ItemState.DONE and not isinstance(event, Lost):
             return
-        if item_state is ItemState.FAILED and isinstance(event, Numbered) and event.n > self.state.record(key).sends:
+        if item_state in _ENDED and isinstance(event, Numbered) and event.n > self.state.record(key).sends:
             yield Requeued(i=event.i, k=event.k)
         if isinstance(event, Ready):
             yield from self._ready(key, event)

@@ -1,7 +1,7 @@
 """Rows as lines of JSON: written in the contract's order, read back as little as a question needs, relabelled in place.
 
-Optional fields (`messages`, `schema_sha256`, `images`, `replica`, `shared_with`, `flags`, `path`) are left
-out when empty, as `core.row` declares; all others are always there. Refuses nothing that Python can hold: lone
+Optional fields (`messages`, `schema_sha256`, `images`, `replica`, `shared_with`, `fallback_of`, `flags`, `path`)
+are left out when empty, as `core.row` declares; all others are always there. Refuses nothing that Python can hold: lone
 surrogates become U+FFFD, NaN becomes null.
 """
 
@@ -67,6 +67,9 @@ class RowFacts(msgspec.Struct):
     task_id: str | None = None
     shared_with: str | None = None
     reused: dict[str, object] | None = None
+    model: str = ""
+    fallback_of: str | None = None
+    fallback_keys: tuple[str, ...] = ()
 
     @property
     def has_more(self) -> bool:
@@ -89,6 +92,9 @@ class FailureFacts(msgspec.Struct):
     key: str
     attempts: int = 0
     error: dict[str, object] = {}
+    model: str = ""
+    fallback_of: str | None = None
+    fallback_keys: tuple[str, ...] = ()
 
 
 class _Name(msgspec.Struct, gc=False):
@@ -127,6 +133,8 @@ class Label:
     """As JSON."""
     origin: bytes | None = None
     """As JSON; `from` of the row."""
+    fallback_of: str | None = None
+    fallback_keys: tuple[str, ...] = ()
 
 
 def label_of(item: Item) -> Label:
@@ -138,6 +146,8 @@ def label_of(item: Item) -> Label:
         index=item.index,
         vars=_encode_any(item.vars),
         origin=None if item.origin is None else _encode_any(item.origin),
+        fallback_of=None if item.fallback_of is None else without_lone_surrogates(item.fallback_of),
+        fallback_keys=item.fallback_keys,
     )
 
 
@@ -266,7 +276,8 @@ def id_of(text: bytes) -> str:
 
 def relabelled(text: bytes, label: Label) -> bytes:
     """The row's line under its present label, no shared copy any more; the very same bytes when nothing changed."""
-    return _changed(text, _label_fields(label), without=("shared_with",))
+    left = () if label.fallback_keys else ("fallback_of", "fallback_keys")
+    return _changed(text, _label_fields(label), without=("shared_with", *left))
 
 
 def shared_copy(text: bytes, label: Label, *, owner: str) -> bytes:
@@ -311,7 +322,7 @@ def unlabelled(text: bytes) -> bytes:
         row = _decode_fields(text)
     except UNREADABLE:
         return text
-    for name in ("id", "prompt_id", "index", "vars", "shared_with", "from"):
+    for name in ("id", "prompt_id", "index", "vars", "shared_with", "fallback_of", "fallback_keys", "from"):
         row.pop(name, None)
     return _encode(row)
 
@@ -331,6 +342,9 @@ def with_pictures(text: bytes, changed: dict[str, bytes]) -> bytes:
 
 def _label_fields(label: Label) -> dict[str, msgspec.Raw]:
     origin = {} if label.origin is None else {"from": msgspec.Raw(label.origin)}
+    if label.fallback_of is not None:
+        origin["fallback_of"] = msgspec.Raw(_encode(label.fallback_of))
+        origin["fallback_keys"] = msgspec.Raw(_encode(label.fallback_keys))
     return {
         "id": msgspec.Raw(_encode(label.id)),
         "prompt_id": msgspec.Raw(_encode(label.prompt_id)),

@@ -96,14 +96,15 @@ def accepted_tasks_are_known(look: Look) -> None:
     """Invariant 4."""
     for key, task_id in look.harness.witness.tasks.items():
         known = look.state.tasks.get(key)
-        ended = look.state.item_state(key) in {ItemState.DONE, ItemState.FAILED}
+        ended = look.state.item_state(key) in {ItemState.DONE, ItemState.FAILED, ItemState.REPLACED}
         need(4, f"task {task_id} is forgotten", holds=ended or (known is not None and known.task_id == task_id))
 
 
 def what_was_acknowledged_stands(look: Look) -> None:
     """Invariants 6 and 9."""
     witness = look.harness.witness
-    for item_state, keys in ((ItemState.DONE, witness.done), (ItemState.FAILED, witness.failed)):
+    kept = (ItemState.DONE, witness.done), (ItemState.FAILED, witness.failed), (ItemState.REPLACED, witness.replaced)
+    for item_state, keys in kept:
         lost = [key for key in keys if look.state.item_state(key) is not item_state]
         need(6, f"{len(lost)} acknowledged {item_state.name} are gone", holds=not lost)
 
@@ -114,7 +115,7 @@ def the_bytes_match_what_the_engine_believed(look: Look) -> None:
     for key, found in look.as_written.items():
         assert watch is not None, "an event has been seen"
         possible = [_lasting(record) for record in watch.may_stand(key, power_was_lost=harness.power_was_lost)]
-        number = 6 if possible[0][0] in {ItemState.DONE, ItemState.FAILED} else 4
+        number = 6 if possible[0][0] in {ItemState.DONE, ItemState.FAILED, ItemState.REPLACED} else 4
         need(number, f"an item stands as {found} on the disk, not as one of {possible}", holds=found in possible)
 
 
@@ -146,6 +147,7 @@ _ASKED: Final[dict[str, Callable[[LedgerState], object]]] = {
     "tasks": lambda state: {key: (task.task_id, task.urls, task.usage) for key, task in state.tasks.items()},
     "kept tasks": lambda state: (set(state.kept_tasks), state.shared_tasks, state.held),
     "lanes": lambda state: (state.days, {lane: (park.kind, park.until) for lane, park in state.parks.items()}),
+    "fallbacks": lambda state: state.fallbacks,
     "budgets": lambda state: (state.tallies, state.segments),
 }
 
@@ -218,7 +220,7 @@ def check_end(harness: CrashHarness, ended: ExitStatus | None) -> None:
     ids = Counter(row["id"] for row in rows)
     need(11, f"rows {ids.most_common(3)}", holds=all(count == 1 for count in ids.values()))
     done, failed = _ids(look, ItemState.DONE), _ids(look, ItemState.FAILED)
-    open_ = {item.id for item in harness.present} - done - failed
+    open_ = {item.id for item in harness.present if look.state.is_current(item)} - done - failed
     need(11, f"without an outcome: {open_}", holds=not open_)
     need(11, f"{len(ids)} rows of {len(done)}", holds=set(ids) == done)
     shown = {row["id"] for row in rows_of(harness, "failures.jsonl")}

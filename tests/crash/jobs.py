@@ -41,6 +41,11 @@ JOBS: Final = {
 APART: Final = {
     "vectors": "model: sim/vectors\nkind: embedding\nparams: {dimensions: 4}\n",
     "transcripts": 'model: whisper-1\nkind: transcription\nfiles: ["sound.mp3"]\n',
+    "filtered": 'models: {first: "sim/first#content-filter", then: sim/other}\n',
+    "chain": 'models: {first: "sim/a#content-filter", then: ["sim/b#content-filter:3", sim/c]}\n',
+    "spent": 'models: {first: "sim/first#quota-model:2", then: sim/other, after: 1m}\n',
+    "overloaded": 'models: {first: "sim/first#bare-503", then: sim/other, after: 1m}\n',
+    "misses": 'models: {first: "sim/first#schema-miss", then: sim/other}\nschema: answer.schema.json\n',
     "urls": "provider: {preset: simulator, dialect: openai-images}\nmodel: dall-e-3\nkind: image\n",
 }
 """Kinds with tests of their own: one more in `JOBS` would make every seed give another run."""
@@ -138,7 +143,7 @@ def job_of(shape: Shape, prompts: int) -> Job:
     return replace(
         job,
         prompts=Listing(entries=entries),
-        models=(*job.models, second)[: shape.models],
+        models=job.models if job.fallback is not None else (*job.models, second)[: shape.models],
         replicas=shape.replicas,
         durability=shape.durability or job.durability,
         on_ambiguous="hold" if shape.hold else job.on_ambiguous,

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Final, TypeAlias, get_args
 
 from batchrunner.core.error_policy import POLICY, Then
-from batchrunner.core.events import Accepted, Done, Event, Failed, Intent, Lost, Ready, Requeued, Retry
+from batchrunner.core.events import Accepted, Done, Event, Failed, Intent, Lost, Ready, ReplacedBy, Requeued, Retry
 from batchrunner.core.item import Item
 from batchrunner.core.job import Job
 from batchrunner.core.lifecycle import LIFECYCLE, ItemEvent, ItemRecord, ItemState, OpenTask
@@ -43,6 +43,8 @@ class Witness:
     """Sends of a lane on a day."""
     done: set[bytes] = field(default_factory=set)
     failed: set[bytes] = field(default_factory=set)
+    replaced: dict[bytes, bytes] = field(default_factory=dict)
+    """Items whose prompts another model has -> that model's items."""
     tasks: dict[bytes, str] = field(default_factory=dict)
     lives: list[str] = field(default_factory=list)
     unaccounted: int = 0
@@ -63,6 +65,9 @@ class Witness:
             case Failed():
                 self.failed.add(bytes.fromhex(event.k))
                 self.tasks.pop(bytes.fromhex(event.k), None)
+            case ReplacedBy():
+                self.replaced[bytes.fromhex(event.k)] = bytes.fromhex(event.by)
+                self.tasks.pop(bytes.fromhex(event.k), None)
             case Accepted() if event.task:
                 self.tasks[bytes.fromhex(event.k)] = event.task
             case _:
@@ -75,6 +80,7 @@ class Witness:
             self.asked_again += event.kind == ProblemKind.SCHEMA_MISS
         elif isinstance(event, Requeued):
             self.failed.discard(bytes.fromhex(event.k))
+            self.replaced.pop(bytes.fromhex(event.k), None)
             self.tasks.pop(bytes.fromhex(event.k), None)  # it had ended: nobody may requeue an item that is under way
             self.asked_again += 1
         elif isinstance(event, Lost):
@@ -184,9 +190,10 @@ class Watch:
             self._task_begun(key, event)
         elif isinstance(event, Retry):
             rule = POLICY[ProblemKind(event.kind)]
-            if rule.then is Then.RETRY and event.wait is None and event.a > record.attempts:
+            reasked = event.kind == ProblemKind.SCHEMA_MISS  # it follows a whole answer, and no failure
+            if rule.then is Then.RETRY and event.wait is None and event.a > record.attempts and not reasked:
                 self._failed_in[key] = self._lane_of.get(key, ("", ""))
-        if isinstance(event, Retry | Done | Failed):
+        if isinstance(event, Retry | Done | Failed | ReplacedBy):
             self._ended(key, event)
         elif isinstance(event, Ready):
             self._ends.add(key)
@@ -202,7 +209,7 @@ class Watch:
             case Intent():
                 fits = record.attempts <= event.a < self.job.retry.attempts and event.n == record.sends + 1
                 self._need(10, f"send {event.n} with {event.a} attempts after {record}", holds=fits)
-            case Retry() | Done() | Failed():
+            case Retry() | Done() | Failed() | ReplacedBy():
                 fits = record.attempts <= event.a <= self.known.most_attempts
                 self._need(10, f"{type(event).__name__} with {event.a} attempts after {record}", holds=fits)
             case _:
@@ -241,7 +248,7 @@ class Watch:
             fits = len(under_way) <= most
             self._need(12, f"{len(under_way)} tasks in flight in {lane}, {most} allowed", holds=fits)
 
-    def _ended(self, key: bytes, event: Retry | Done | Failed) -> None:
+    def _ended(self, key: bytes, event: Retry | Done | Failed | ReplacedBy) -> None:
         if isinstance(event, Done) and (retried_in := self._retried_in.pop(key, None)) is not None:
             self._allowance(retried_in).record_success()
         self._ends.add(key)
