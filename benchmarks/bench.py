@@ -14,6 +14,7 @@ Results are kept in `.bench/results.json` (or `--json FILE`); `--docs` writes do
 
 import argparse
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -72,6 +73,7 @@ def main() -> int:
                 figures = [Figure(name=row.name, title=row.title, left_out=str(error))]
             for figure in figures:
                 figure.quick, figure.at = given.quick, time.strftime("%Y-%m-%d")
+                figure.load = os.getloadavg()[1]
                 kept[figure.name] = figure
                 print(f"   {figure.line()}", flush=True)
             print(f"   ({time.perf_counter() - began:.0f} s)", flush=True)

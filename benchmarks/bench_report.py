@@ -31,6 +31,8 @@ class Figure:
     """Why there is no value."""
     quick: bool = False
     at: str = ""
+    load: float | None = None
+    """Processes that wanted a core when it was measured, on average of the last five minutes; None: not noted."""
 
     @property
     def median(self) -> float:
@@ -57,6 +59,12 @@ class Figure:
         if self.least is None or not self.values:
             return ""
         return f"{'≤' if self.less_is_better else '≥'} {_number(self.least)}{' (missed)' if self.missed else ''}"
+
+    def circumstances(self) -> str:
+        """What stands beside it in the page."""
+        rounds = f"{len(self.values)} round{'s' * (len(self.values) > 1)}"
+        measured = f"{rounds} at a load of {self.load:.0f}" if self.load is not None else ""
+        return "; ".join(part for part in (self.note, "small sizes" if self.quick else "", measured) if part)
 
     def line(self) -> str:
         if self.left_out:
@@ -133,6 +141,9 @@ How it is measured:
   third size between the two tells whether they grow evenly.
 - The package is compiled to byte code before anything is measured.
 
+- Beside a figure: how many rounds, and the load of the machine meanwhile (processes that wanted a core, average of five
+  minutes). Where nothing is said there were five rounds on a machine that did little else.
+
 Two tools show where a figure comes from, whatever else the machine does: `python benchmarks/calls.py` lists every
 Python and C function that a run calls for an item, by how often (`--help` has other dialects, streams, images and
 `rehearse`); `python benchmarks/bench.py instructions` counts the instructions of the whole. What they found beside a
@@ -205,12 +216,11 @@ def document(figures: list[Figure], why: dict[str, dict[str, str]] | None = None
     lines += [f"- {line}" for line in machine()]
     lines += ["", "| measured | median (spread) | goal | |", "|---|---|---|---|"]
     for figure in figures:
-        note = "; ".join(part for part in (figure.note, "small sizes" if figure.quick else "") if part)
         if figure.left_out:
             reason = " ".join(figure.left_out.split())[:200].replace("|", "/")
             lines.append(f"| {figure.title} | left out | | {reason} |")
         else:
-            lines.append(f"| {figure.title} | {figure.shown()} | {figure.goal()} | {note} |")
+            lines.append(f"| {figure.title} | {figure.shown()} | {figure.goal()} | {figure.circumstances()} |")
     if any(figure.name.startswith("scale:") for figure in figures):
         lines += ["", "CPU over the number of items:", "", "![CPU seconds over items](benchmarks-scale.svg)"]
     lines += _reasons(figures, why or {})

@@ -255,29 +255,49 @@ def make_picture(path: Path) -> None:
 def _rehearse(bench: Bench) -> list[Figure]:
     number = bench.size(2000, 10_000)
     OwnJob(home=bench.home, url=bench.nginx, count=number, stream=True)
-    rates = []
-    for _ in range(bench.rounds):
-        words = [sys.executable, *PROGRAM, "rehearse", "job.yaml"]
-        rates.append(number / run_process(words, cwd=bench.home / "work", core=bench.core, env=KEYS).wall_s)
+    chats = [_rehearsed(bench) for _ in range(bench.rounds)]
     pictures = {"limits": {"requests_per_day": number // 3 + 1, "concurrency": 8}, "kind": "image"}
     OwnJob(home=bench.home, url=bench.nginx, count=number, kind="image", dialect="openai-images", more=pictures)
-    days = []
-    for _ in range(bench.rounds):
-        words = [sys.executable, *PROGRAM, "rehearse", "job.yaml"]
-        days.append(run_process(words, cwd=bench.home / "work", core=bench.core, env=KEYS).wall_s)
+    days = [_rehearsed(bench) for _ in range(bench.rounds)]
     return [
         Figure(
-            name="rehearse", title=_REHEARSE, unit="items/s", values=rates, least=3000.0, note=f"{number:,} chat items"
+            name="rehearse",
+            title=_REHEARSE,
+            unit="items/s",
+            values=[number / took.wall_s for took in chats],
+            least=3000.0,
+            note=f"{number:,} chat items, by the clock",
+        ),
+        Figure(
+            name="rehearse:cpu",
+            title=f"{_REHEARSE}: by CPU, which is the clock's on a core of its own",
+            unit="items/s",
+            values=[number / took.cpu_s for took in chats],
+            least=3000.0,
         ),
         Figure(
             name="rehearse:days",
             title=f"{_REHEARSE}: {number:,} images over three quota days",
             unit="s",
-            values=days,
+            values=[took.wall_s for took in days],
+            least=5.0,
+            less_is_better=True,
+            note="by the clock",
+        ),
+        Figure(
+            name="rehearse:days-cpu",
+            title=f"{_REHEARSE}: {number:,} images over three quota days: CPU",
+            unit="s",
+            values=[took.cpu_s for took in days],
             least=5.0,
             less_is_better=True,
         ),
     ]
+
+
+def _rehearsed(bench: Bench) -> Took:
+    words = [sys.executable, *PROGRAM, "rehearse", "job.yaml"]
+    return run_process(words, cwd=bench.home / "work", core=bench.core, env=KEYS)
 
 
 def _start_up(bench: Bench) -> list[Figure]:

@@ -11,6 +11,7 @@ out, and the figures do not depend on how busy the machine is: of each line one 
     python benchmarks/calls.py --job '{"kind": "image", "dialect": "openai-images", "concurrency": 8}' --sizes 40 120
     python benchmarks/calls.py rehearse                                   `rehearse` of the same job: no server
     python benchmarks/calls.py rehearse --job '{"kind": "image", "dialect": "openai-images"}'
+    python benchmarks/calls.py floor --job '{"stream": true}' --server flushed    without the engine: `bench_floor`
 
 `--job` takes the fields of `bench_runs.OwnJob` as JSON. Profiling makes the run some five times slower, so that waiting
 functions (locks, syncs) share more among fewer calls than they would: compare counts of work, not of waits.
@@ -26,7 +27,7 @@ from pathlib import Path
 from typing import Final
 
 from bench_rows import make_picture
-from bench_runs import KEYS, PROGRAM, CannotMeasureError, OwnJob, compiled, cores, environment
+from bench_runs import HERE, KEYS, PROGRAM, CannotMeasureError, OwnJob, compiled, cores, environment
 from bench_servers import servers
 
 HOME: Final = Path(__file__).resolve().parents[1] / ".bench" / "calls"
@@ -51,12 +52,15 @@ atexit.register(tell)
 """
 
 
-def counted(words: list[str], folder: Path, core: int | None) -> dict[str, int]:
-    """Calls by function of the program with these arguments. Raises CannotMeasureError."""
+_FLOOR: Final = "import sys; sys.path.insert(0, HERE); import bench_floor; bench_floor.main()"
+
+
+def counted(words: list[str], folder: Path, core: int | None, program: str = PROGRAM[1]) -> dict[str, int]:
+    """Calls by function of a program, the one itself by default, with these arguments. Raises CannotMeasureError."""
     pin = [] if core is None else ["taskset", "-c", str(core)]
     with tempfile.TemporaryDirectory() as place:
         out = Path(place) / "calls.json"
-        code = _COUNTER.replace("OUT", repr(str(out))) + PROGRAM[1]
+        code = _COUNTER.replace("OUT", repr(str(out))) + program
         ran = subprocess.run(
             [*pin, sys.executable, "-c", code, *words],
             cwd=folder,
@@ -91,7 +95,7 @@ def table(each: dict[str, float], *, most: int) -> list[str]:
 
 def main() -> int:
     shape = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    shape.add_argument("command", nargs="?", choices=("run", "rehearse"), default="run")
+    shape.add_argument("command", nargs="?", choices=("run", "rehearse", "floor"), default="run")
     shape.add_argument("--job", type=json.loads, default={}, metavar="JSON", help="fields of OwnJob")
     shape.add_argument("--server", choices=("nginx", "flushed", "later"), default="nginx", help=_SERVERS)
     shape.add_argument("--sizes", nargs=2, type=int, default=(400, 1600), metavar=("SMALL", "LARGE"))
@@ -105,7 +109,7 @@ def main() -> int:
     found = []
     with ExitStack() as stack:
         url = "http://127.0.0.1:9"
-        if given.command == "run":
+        if given.command != "rehearse":
             addresses = stack.enter_context(servers(given.home, core=server))
             ways = {
                 "nginx": addresses["nginx"],
@@ -117,7 +121,11 @@ def main() -> int:
                 make_picture(Path(addresses["files"]) / "picture.png")
         for number in (small, large):
             job = OwnJob(home=given.home, url=url, count=number, **given.job)
-            found.append(counted([given.command, "job.yaml"], job.folder, client))
+            if given.command == "floor":
+                words = ["stream", "job.yaml", str(job.concurrency)]
+                found.append(counted(words, job.folder, client, _FLOOR.replace("HERE", repr(str(HERE)))))
+            else:
+                found.append(counted([given.command, "job.yaml"], job.folder, client))
     print("\n".join(table(per_item(*found, large - small), most=given.top)))
     return 0
 

@@ -16,7 +16,7 @@ from batchrunner.core.sign import Family
 from batchrunner.providers.chat_media import pictures_in_text, without_thinking
 from batchrunner.providers.error_bodies import fault_in, problem_of
 from batchrunner.providers.json_text import NotJson, at, decode, is_object
-from batchrunner.providers.known_shapes import chat_answer, chat_events, plain_answer
+from batchrunner.providers.known_shapes import chat_answer, chat_counts, chat_events, plain_answer
 from batchrunner.providers.openai_accumulator import (
     EXTRAS_OF_CHUNK,
     KNOWN,
@@ -124,7 +124,8 @@ class ChatDecoder(StreamedReply):
         draft = self._drafts.get(0)
         if draft is None or len(self._drafts) != 1 or not self._done or draft.finish_reason is None:
             return None
-        return plain_answer(draft.text, draft.reasoning, draft.finish_reason, usage_of(self._counts), head)
+        usage = chat_counts(self._counts) or usage_of(self._counts)
+        return plain_answer(draft.text, draft.reasoning, draft.finish_reason, usage, head)
 
     def _read_ordinary(self, body: bytes | bytearray, head: ResponseHead) -> Answer | None:
         return chat_answer(body, head)

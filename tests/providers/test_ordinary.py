@@ -20,7 +20,9 @@ from batchrunner.core.job import Json as JsonValue
 from batchrunner.core.outcome import Answer, SendOutcome
 from batchrunner.providers import dialect_for
 from batchrunner.providers.anthropic_messages import MessagesDecoder
+from batchrunner.providers.known_shapes import chat_counts
 from batchrunner.providers.openai_chat_reply import ChatDecoder
+from batchrunner.providers.reply_fields import usage_of
 from tests.providers.reading import EVENTS, JSON, RESET, TIMEOUT, head, item, provider, read
 
 CHAT: DialectName = "openai-chat"
@@ -297,3 +299,27 @@ def test_an_ordinary_stream_never_asks_the_careful_readers(case: str) -> None:
             assert found.text.startswith("A fox")
             assert found.usage is not None
             assert found.usage.output_tokens == 20
+
+
+USAGES: dict[str, tuple[JsonValue, bool]] = {
+    "bare": (COUNTS, True),
+    "with details": ({**COUNTS, "prompt_tokens_details": {"cached_tokens": 3}}, True),
+    "nothing from a cache": ({**COUNTS, "prompt_tokens_details": {"cached_tokens": 0}}, True),
+    "thinking apart": ({**COUNTS, "completion_tokens_details": {"reasoning_tokens": 4}}, True),
+    "counts in a list": ([COUNTS], False),
+    "counts as texts": ({"prompt_tokens": "12", "completion_tokens": "20"}, False),
+    "a count that is missing": ({"prompt_tokens": 12, "total_tokens": 32}, False),
+    "a count below zero": ({**COUNTS, "prompt_tokens": -1}, False),
+    "a truth": ({**COUNTS, "completion_tokens": True}, False),
+    "other words": ({"input_tokens": 12, "output_tokens": 20}, False),
+    "more words": ({**COUNTS, "cached_tokens": 7}, False),
+    "nothing": (None, False),
+}
+
+
+@pytest.mark.parametrize("kind", USAGES)
+def test_counts_of_a_stream_come_to_the_same_in_one_step(kind: str) -> None:
+    said, is_plain = USAGES[kind]
+    counts = chat_counts(said)
+    assert (counts is not None) == is_plain
+    assert counts is None or counts == usage_of(said)
