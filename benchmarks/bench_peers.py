@@ -19,6 +19,8 @@ class Peer:
     script: str
     keeps: str
     """What its durable output is."""
+    durable: bool = False
+    """Whether an answer that it has kept survives the end of its process at any moment."""
 
 
 _INSTALL_S: Final = 1200.0
@@ -130,7 +132,7 @@ ended(began, sum(answer is not None for answer in asyncio.run(main())))
 )
 
 PEERS: Final = {
-    "lm-deluge": Peer(packages=("lm-deluge",), script=_LM_DELUGE, keeps="a commit to SQLite an answer"),
+    "lm-deluge": Peer(packages=("lm-deluge",), script=_LM_DELUGE, keeps="a commit to SQLite an answer", durable=True),
     "bespokelabs-curator": Peer(
         packages=("bespokelabs-curator",), script=_CURATOR, keeps="a line of JSON an answer, without fsync"
     ),
@@ -144,6 +146,7 @@ PEERS: Final = {
         packages=("async-batch-llm[openai]",),
         script=_ASYNC_BATCH_LLM,
         keeps="a line of JSON an answer, flushed, without fsync",
+        durable=True,
     ),
     "flexllm": Peer(
         packages=("flexllm",), script=_FLEXLLM, keeps="lines of JSON, flushed once a second, without fsync"

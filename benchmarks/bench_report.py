@@ -140,9 +140,8 @@ How it is measured:
 - Instructions are counted by callgrind, as the difference between two sizes, divided by the items between them; a
   third size between the two tells whether they grow evenly.
 - The package is compiled to byte code before anything is measured.
-
 - Beside a figure: how many rounds, and the load of the machine meanwhile (processes that wanted a core, average of five
-  minutes). Where nothing is said there were five rounds on a machine that did little else.
+  minutes). Where nothing is said: five rounds of an earlier run.
 
 Two tools show where a figure comes from, whatever else the machine does: `python benchmarks/calls.py` lists every
 Python and C function that a run calls for an item, by how often (`--help` has other dialects, streams, images and
