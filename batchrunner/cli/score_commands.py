@@ -1,5 +1,6 @@
 """The commands about scores: `score` and `compare`."""
 
+import hashlib
 import shlex
 from pathlib import Path
 from typing import Annotated
@@ -29,18 +30,31 @@ def score(*, folder: RunFolder, checks: Checks = None, as_json: AsJson = False) 
     """
     from batchrunner.report.scoring import check_table, rate_words  # noqa: PLC0415 - for this command only
 
+    before = _verdicts_in(folder)
     with unwinding():
         scored = batchrunner.score(folder, checks=checks)
     if as_json:
         emit(scored)
     else:
         lines = [*rate_words(scored), *check_table(scored), f"scores: {scored.path}"]
-        if (page := Path(folder, "report.html")).exists():
+        if (page := Path(folder, "report.html")).exists() and _verdicts_in(folder) != before:
             lines.append(
                 f"page: {page} still shows the earlier verdicts; `batchrunner report {shlex.quote(folder)}` renews it"
             )
         print_message("\n".join(lines))
     return ExitStatus.DONE
+
+
+def _verdicts_in(folder: str) -> bytes | None:
+    """A digest of the scores that stand there; None where there are none."""
+    path = Path(folder, "scores.jsonl")
+    try:
+        if not path.is_file():
+            return None
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").digest()
+    except OSError:
+        return None
 
 
 Folders = Annotated[
@@ -138,6 +152,9 @@ def compare(
     else:
         flips = [(pair, most_changed(pair, runs, most=_SHOWN_FLIPS)) for pair in comparison.pairs]
         print_message(comparison_words(comparison, flips=flips, missed=missed))
+        for what, file in (("JUnit", junit), ("page", html)):
+            if file is not None:
+                print_message(f"{what}: {file}")
     return ExitStatus.FAILED if missed else ExitStatus.DONE
 
 

@@ -357,7 +357,8 @@ def test_a_run_without_scores_states_how_to_get_them(ran: CommandLine) -> None:
 
 
 def test_junit_counts_what_the_table_counts_and_replaces_nothing_that_was_paid_for(ran: CommandLine) -> None:
-    assert ran("compare", OUT, "--junit", "scores.xml").status == 0
+    told = ran("compare", OUT, "--junit", "scores.xml", "--html", "groups.html")
+    assert (told.status, told.err.splitlines()[-2:]) == (0, ["JUnit: scores.xml", "page: groups.html"])
     suites = ET.parse(ran.folder / "scores.xml").getroot().findall("testsuite")
     assert [(suite.get("name"), suite.get("tests")) for suite in suites] == [("sim/one", "8"), ("sim/two", "8")]
     before = digest(ran.folder / OUT / "results.jsonl")
@@ -391,7 +392,9 @@ def test_an_export_has_the_verdicts_of_every_row(ran: CommandLine) -> None:
 
 
 def test_a_page_from_before_is_reported_to_have_the_verdicts_of_before(ran: CommandLine) -> None:
-    told = ran("score", OUT)
+    assert "renews it" not in ran("score", OUT).err, "these verdicts are on the page"
+    (ran.folder / "other.yaml").write_text("checks: [{contains: x, name: number}]")
+    told = ran("score", OUT, "--checks", "other.yaml")
     assert f"`batchrunner report {OUT}` renews it" in told.err
     (ran.folder / OUT / "report.html").unlink()
     assert "renews it" not in ran("score", OUT).err

@@ -277,10 +277,12 @@ def test_an_item_is_copied_as_an_entry_of_a_job_as_a_request_and_for_image_tools
             **row["params"],
         }
         assert json.loads(copied(seen, "JSON")) == row
+        assert copied(seen, "answer") == row["output"]["text"]
     with opened(browser, pictures / "report.html", "#results?item=2") as seen:
         lines = copied(seen, "A1111 text").splitlines()
         assert lines[0] == "an owl in a teacup"
         assert {"Seed: 2", "Size: 256x256", "Model: sim/painter"} <= set(lines[1].split(", "))
+        assert seen.count(".buttons button:text-is('answer')") == 0, "a picture is no text to copy"
 
 
 def test_print_has_the_visible_rows_and_no_controls(browser: "Browser", talk: Path) -> None:

@@ -173,7 +173,7 @@ export class Item {
       el(
         "div",
         { class: "buttons" },
-        this.copyButton("answer", () => answerOf(row)),
+        answerOf(row) ? this.copyButton("answer", () => answerOf(row)) : null,
         this.copyButton("YAML entry", () => yamlEntry(row)),
         meta.kind === "image" ? this.copyButton("A1111 text", () => a1111(row)) : null,
         this.copyButton("curl", () => curl(row)),
