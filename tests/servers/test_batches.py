@@ -13,7 +13,7 @@ import pytest
 
 from tests.e2e.batch_gate import gate, kill_ordering_runs, write_job
 from tests.e2e.judging import is_intact
-from tests.e2e.runs import CANARY, each_item_ended_once, no_byte_holds
+from tests.e2e.runs import CANARY, each_item_ended_once, no_byte_holds, run_job
 from tests.servers.llama import free_port
 from tests.servers.mocks import llmock, needs_llmock
 from tests.support.torture import Tried
@@ -34,6 +34,24 @@ def ordered(root: str) -> tuple[list[dict[str, Any]], Counter[str]]:
     batches = json.loads(seen(root, "batches?limit=100"))["data"]
     files = (seen(root, f"files/{batch['input_file_id']}/content") for batch in batches)
     return batches, Counter(json.loads(line)["custom_id"] for file in files for line in file.splitlines())
+
+
+@pytest.mark.parametrize("dialect", ["openai-chat", "openai-responses", "openai-embeddings"])
+def test_a_batch_of_each_endpoint_is_read(tmp_path: Path, dialect: str) -> None:
+    job, out = tmp_path / "night.yaml", tmp_path / "out"
+    kind = "embedding" if dialect == "openai-embeddings" else "chat"
+    with llmock([], port=free_port(), folder=tmp_path) as root:
+        job.write_text(
+            f"provider: {{base_url: {root}/v1, dialect: {dialect}, api_key_env: []}}\nkind: {kind}\nmodel: one\n"
+            f"output: {{dir: {out}}}\nprompts: {json.dumps([f'text {number}' for number in range(20)])}\n"
+            "batch: {use: always, look_every: 1s}\n"
+        )
+        ended = run_job(job)
+        batches, requests = ordered(root)
+    assert ended.status == 0, ended.stderr
+    assert (len(batches), requests.total()) == (1, 20)
+    for row in each_item_ended_once(out, items=20):
+        assert row["output"]["embedding"] == [0, 0, 0] if kind == "embedding" else row["output"]["text"]
 
 
 def test_1000_items_survive_20_kills_and_each_batch_is_ordered_once(tmp_path: Path, tried: Tried) -> None:
