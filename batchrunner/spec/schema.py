@@ -46,6 +46,7 @@ def _describe(schema: dict[str, Any]) -> None:
         place = schema["$defs"][model.__name__] if part else schema
         for key, value in place["properties"].items():
             path = ".".join((*part, key))
+            assert path in EXAMPLES, f"`{path}` has no example: add one to EXAMPLES in spec/schema.py"
             example = EXAMPLES[path]
             value["examples"] = [yaml.safe_load(example)[key]]
             if path in _DEFAULT_VALUES:

@@ -89,23 +89,25 @@ def test_a_signal_before_the_run_has_handlers_ends_it_in_one_line(
     assert len((out / "results.jsonl").read_text().splitlines()) == 3
 
 
+COMMANDS = [
+    ("questions.csv", ("check", "job.yaml")),
+    ("questions.csv", ("plan", "job.yaml")),
+    ("questions.csv", ("rehearse", "job.yaml")),
+    ("run.json", ("status", "outputs/job.simulated")),
+    ("run.json", ("verify", "outputs/job.simulated")),
+    ("results.jsonl", ("verify", "outputs/job.simulated")),
+    ("results.jsonl", ("export", "outputs/job.simulated", "--to", "csv")),
+    ("typer", ("init", "new")),
+    ("typer", ("status", "outputs/job.simulated")),
+    ("scenarios", ("simulate", "--list")),
+]
+
+
 @pytest.mark.parametrize(
-    ("at", "command"),
-    [
-        ("questions.csv", ("check", "job.yaml")),
-        ("questions.csv", ("plan", "job.yaml")),
-        ("questions.csv", ("rehearse", "job.yaml")),
-        ("run.json", ("status", "outputs/job.simulated")),
-        ("run.json", ("verify", "outputs/job.simulated")),
-        ("results.jsonl", ("verify", "outputs/job.simulated")),
-        ("results.jsonl", ("export", "outputs/job.simulated", "--to", "csv")),
-        ("typer", ("init", "new")),
-        ("typer", ("status", "outputs/job.simulated")),
-        ("scenarios", ("simulate", "--list")),
-    ],
-    ids=lambda given: given[0] if isinstance(given, tuple) else given,
+    ("at", "command", "number", "status"),
+    [(at, command, *ENDS[place % 2]) for place, (at, command) in enumerate(COMMANDS)],
+    ids=lambda given: given[0] if isinstance(given, tuple) else str(given),
 )
-@pytest.mark.parametrize(("number", "status"), ENDS[:2], ids=["int", "term"])
 @pytest.mark.usefixtures("out")
 def test_every_command_ends_so(
     batchrunner: CommandLine, at: str, command: tuple[str, ...], number: int, status: int

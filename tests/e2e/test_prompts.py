@@ -16,9 +16,10 @@ from tests.e2e.runs import (
     shared_file,
     simulator,
 )
+from tests.support.torture import at_size
 
 pytestmark = pytest.mark.real
-QUESTIONS, PICTURES = 1319, 1632
+QUESTIONS, PICTURES = at_size(440, 1319), at_size(480, 1632)
 
 
 def chat_job(folder: Path, base_url: str) -> Path:
@@ -27,7 +28,7 @@ def chat_job(folder: Path, base_url: str) -> Path:
     path.write_text(f"""
 provider: {{preset: openai, base_url: "{base_url}", api_key_env: {KEY_NAME}}}
 model: sim/chat
-prompts: {{file: "{source}", template: "{{{{ question }}}}", id: "q{{{{ row }}}}"}}
+prompts: {{file: "{source}", template: "{{{{ question }}}}", id: "q{{{{ row }}}}", limit: {QUESTIONS}}}
 limits: {{concurrency: 64}}
 """)
     return path
@@ -40,7 +41,7 @@ def image_job(folder: Path, base_url: str) -> Path:
 provider: {{preset: modelscope, base_url: "{base_url}", api_key_env: {KEY_NAME}}}
 kind: image
 model: Qwen/Qwen-Image
-prompts: {{file: "{source}"}}
+prompts: {{file: "{source}", limit: {PICTURES}}}
 params: {{size: 128x128}}
 limits: {{concurrency: 32, in_flight_tasks: 200, poll_per_second: 300}}
 """)
@@ -79,7 +80,7 @@ def test_questions_survive_kills_with_nothing_lost_and_nothing_hidden(tmp_path: 
     with simulator(tmp_path, "--faults", FAULTS) as server:
         job = chat_job(tmp_path, server.base_url)
         out = tmp_path / "outputs" / "questions"
-        assert kill_often(job, out, kills=5, whole_bytes=600_000, seed=1) >= 3
+        assert kill_often(job, out, kills=5, whole_bytes=450 * QUESTIONS, seed=1) >= 3
         answered_before = {json.loads(line)["key"] for line in (out / "results.jsonl").read_bytes().split(b"\n")[:-1]}
         sent_before = server.stats()["verdicts"]["answered"]
         ended = run_job(job)
@@ -97,7 +98,7 @@ def test_pictures_survive_kills_and_no_accepted_task_is_submitted_again(tmp_path
     with simulator(tmp_path, "--faults", FAULTS) as server:
         job = image_job(tmp_path, server.base_url)
         out = tmp_path / "outputs" / "pictures"
-        assert kill_often(job, out, kills=5, whole_bytes=1_400_000, seed=2) >= 3
+        assert kill_often(job, out, kills=5, whole_bytes=850 * PICTURES, seed=2) >= 3
         ended = run_job(job)
         stats = server.stats()
     assert ended.status in {0, 1}, ended.stderr

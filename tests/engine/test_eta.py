@@ -21,7 +21,7 @@ NIGHTS: Final = (1, 2, 3, 4, 5, 7, 8, 9, 10, 11)
 """Not 6: its last item lies within three sends of a second day's quota, and the day is known only so far before."""
 MOST_OFF: Final = 0.15
 MOST_OFF_S: Final = 120.0
-LOOK_EVERY_S: Final = 10.0
+LOOK_EVERY_S: Final = 30.0
 
 
 def job_of(chance: random.Random) -> tuple[str, float]:
