@@ -23,6 +23,7 @@ from batchrunner.core.events import (
     Parked,
     Ready,
     Refused,
+    ReplacedBy,
     Requeued,
     Resumed,
     Retry,
@@ -185,7 +186,7 @@ class LedgerTimeline:
     def _take(self, event: Event, at: float) -> None:
         self.ended = max(self.ended, at)
         match event:
-            case Accepted() | Ready() | Refused() | Retry() | Failed() | Requeued() | Lost():
+            case Accepted() | Ready() | Refused() | Retry() | Failed() | ReplacedBy() | Requeued() | Lost():
                 self._on_item(event, at)
             case Intent():
                 self._on_intent(event, at)
@@ -274,7 +275,9 @@ class LedgerTimeline:
         if self.price_of is not None:
             sums["cost"][step] += self.price_of(lane[1], event, in_batch=known is None)
 
-    def _on_item(self, event: Refused | Retry | Failed | Accepted | Ready | Requeued | Lost, at: float) -> None:
+    def _on_item(
+        self, event: Refused | Retry | Failed | ReplacedBy | Accepted | Ready | Requeued | Lost, at: float
+    ) -> None:
         kind, wait = None, None
         item_id = event.i or self._open.get(event.k, ("", "", ""))[0]
         match event:
@@ -293,7 +296,7 @@ class LedgerTimeline:
                 self._open[event.k] = (item_id, "held" if event.held else "waiting", event.message or kind)
                 self._leave(event.k, at, "bad")
                 self._wait("tried again", kind, wait)
-            case Failed():
+            case Failed() | ReplacedBy():
                 kind = event.kind
                 self._open.pop(event.k, None)
                 self._leave(event.k, at, "bad")

@@ -16,6 +16,7 @@ from batchrunner.core.events import (
     Open,
     Parked,
     Refused,
+    ReplacedBy,
     Resumed,
     Retry,
 )
@@ -117,6 +118,15 @@ def test_a_killed_process_leaves_what_was_under_way_cut_off(tmp_path: Path) -> N
     processes: Any = told.plain()["processes"]
     assert [process["clean"] for process in processes] == [False, True]
     assert processes[0]["to"] < START + 1
+
+
+def test_an_item_whose_prompt_another_model_has_is_not_under_way(tmp_path: Path) -> None:
+    replaced = ReplacedBy(i="id-7", k=KEY, n=1, a=1, by=OTHER, model="other", kind="content_filter", message="withheld")
+    events: list[tuple[float, Event]] = [(0.0, opened()), (0.1, intent()), (0.2, replaced), (0.3, Close(records=4))]
+    told = Written(tmp_path / "l").read(events)
+    assert told.open_items() == {}
+    lane = lane_of(told)
+    assert (sum(lane["sent"]), sum(lane["bad"]), sum(lane["flying"])) == (1, 1, 0)
 
 
 def test_waits_are_summed_by_their_cause(tmp_path: Path) -> None:
