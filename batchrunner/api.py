@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from batchrunner.core.plan import Plan, PointBalance
     from batchrunner.core.rehearsal_report import Rehearsal, RehearsalOptions
     from batchrunner.core.state import LedgerState
-    from batchrunner.core.status import Audit
+    from batchrunner.core.status import Audit, MergeResult
     from batchrunner.running import RunOptions
     from batchrunner.transport import Secret
 
@@ -303,6 +303,23 @@ def verify(dir: str, *, salvage: str | None = None) -> "Audit":  # noqa: A002 - 
     with Quiet(folder):
         found = audit_all(folder)
         return found if salvage is None else replace(found, salvaged=salvage_into(folder, Path(salvage)))
+
+
+def merge(dir: str, *, partial: bool = False) -> "MergeResult":  # noqa: A002 - as above
+    """Put the rows, pictures and ledgers of a job's shards together in its directory. Nothing is sent.
+
+    Args:
+        dir: the directory of the whole job, with the shards below it.
+        partial: merge what there is so far; the shards may be at work, and go on.
+
+    Raises:
+        WrongDirectoryError: there are no shards, or they are of different versions of the job.
+        LockHeldError: a process works on a shard, and `partial` is not given.
+        LedgerDamagedError, LedgerMissingError, StoreBrokenError: a shard cannot be read, or the disk refused.
+    """
+    from batchrunner.stores.merging import Merge
+
+    return Merge(Path(dir), partial=partial).run()
 
 
 def export(dir: str, *, to: str, out: str | IO[bytes] | None = None, **options: "Unpack[ExportKeys]") -> "Exported":  # noqa: A002

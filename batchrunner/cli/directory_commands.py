@@ -15,7 +15,7 @@ from batchrunner.cli.simulate import until_asked
 from batchrunner.core.errors import ExitStatus
 from batchrunner.core.status import PageWritten, Status
 from batchrunner.report.summary import summary
-from batchrunner.report.wording import audit_words
+from batchrunner.report.wording import audit_words, merge_lines
 
 Short = Annotated[bool, typer.Option("--short", help="At most 6 lines of 40 columns.")]
 Watch = Annotated[bool, typer.Option("--watch", help="Show progress until the run ends or Ctrl-C; the run goes on.")]
@@ -65,6 +65,30 @@ def _watched(folder: str) -> Status:
         if shown is not None:
             asyncio.run(shown.follow(snapshot))
     return batchrunner.status(folder)
+
+
+# `batchrunner merge DIR`: the shards of a job as one run.
+
+Partial = Annotated[
+    bool, typer.Option("--partial", help="Merge what there is so far; the shards may be running, and go on.")
+]
+
+
+def merge(*, folder: RunFolder, partial: Partial = False, as_json: AsJson = False) -> ExitStatus:
+    r"""Join the shards of a job into one run.
+
+    \b
+    Sends nothing. Rows come in the order of the job; pictures get a second name. Afterwards
+    `run JOB`, without --shard, goes on with what is left:
+      batchrunner merge outputs/night
+      batchrunner merge outputs/night --partial
+    """
+    merged = batchrunner.merge(folder, partial=partial)
+    if as_json:
+        emit(merged)
+    else:
+        print_message("\n".join(merge_lines(merged)))
+    return ExitStatus.DONE
 
 
 # `batchrunner adopt DIR BATCH_ID`: what became of an order whose reply was lost.

@@ -14,7 +14,7 @@ import typer
 from batchrunner import __version__
 from batchrunner.cli.completion import completion
 from batchrunner.cli.control_commands import pause, resume, retry, set_, skip, stop
-from batchrunner.cli.directory_commands import adopt, cancel, report, status, verify, watch
+from batchrunner.cli.directory_commands import adopt, cancel, merge, report, status, verify, watch
 from batchrunner.cli.editor_commands import explain, ls, schema
 from batchrunner.cli.export_command import export
 from batchrunner.cli.init import init
@@ -50,6 +50,7 @@ COMMANDS: tuple[Callable[..., ExitStatus], ...] = (
     set_,
     skip,
     retry,
+    merge,
     adopt,
     cancel,
     verify,

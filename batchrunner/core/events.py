@@ -53,6 +53,8 @@ class Open(_Event, frozen=True, tag="open"):
     """The segment may hold `lost` or `reformatted`; others need not be searched for them."""
     before: int | None = None
     """Bytes of the segment before this one, which is closed; None in ledgers of earlier programs."""
+    of: str = ""
+    """In a merged ledger: the shard's segment that this one is a copy of."""
 
 
 class Intent(_Event, frozen=True, tag="intent"):

@@ -319,6 +319,30 @@ class Audit:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MergeResult:
+    """What a merge of shards came to."""
+
+    job: str
+    dir: str
+    simulated: bool
+    whole: bool
+    """False for `--partial`: the shards go on, and another merge follows."""
+    was_merged: bool
+    """It had been done before, and nothing was changed."""
+    shards: int
+    begun: int
+    """Of these, the shards that have a run."""
+    rows: int
+    failures: int
+    duplicates: int
+    """Rows of items that another process had answered too, or that were there twice; the first are kept in
+    superseded.jsonl."""
+    files: int
+    """Pictures and other files that have a second name now."""
+    next_command: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PageWritten:
     """What a written report page came to."""
 

@@ -7,7 +7,7 @@ from typing import Final
 
 from batchrunner.core.errors import Mistake
 from batchrunner.core.exports import Exported
-from batchrunner.core.status import Audit, AuditCounts, Finding, Level, Salvaged
+from batchrunner.core.status import Audit, AuditCounts, Finding, Level, MergeResult, Salvaged
 
 # Text from prompts, servers and file names is made safe to print: always one visible line.
 #
@@ -220,3 +220,22 @@ def _body(exported: Exported) -> Iterator[tuple[str, str]]:
     if exported.pictures_missing:
         lost = count(exported.pictures_missing, "picture")
         yield "damage", f"{lost} missing or changed, not exported; see `batchrunner verify`"
+
+
+def merge_lines(merged: MergeResult) -> Iterator[str]:
+    """What a merge came to, and how it goes on."""
+    dir_, simulated = printable(merged.dir), " (simulated)" if merged.simulated else ""
+    rows = f"{count(merged.rows, 'row')}, {merged.failures:,} failed"
+    if merged.was_merged:
+        yield f"{printable(merged.job)}{simulated}: {dir_} was merged before ({rows}); nothing was changed"
+    else:
+        so_far = "" if merged.whole else ", so far"
+        yield f"{printable(merged.job)}{simulated}: {merged.shards:,} shards merged into {dir_}{so_far}: {rows}"
+    if merged.begun < merged.shards:
+        yield f"  note: {merged.shards - merged.begun:,} shards have not begun; their items are still to send"
+    if merged.duplicates:
+        yield f"  note: {count(merged.duplicates, 'duplicate row')}; superseded.jsonl keeps those of other processes"
+    if not merged.whole:
+        yield "  note: the shards go on; merge again when all of them have ended"
+    elif merged.next_command is not None:
+        yield f"next: {printable(merged.next_command)}"

@@ -115,10 +115,11 @@ def read_merged(base: Path) -> Merged | None:
 
 def has_open_shards(base: Path) -> bool:
     """Whether a job is divided here, and its shards are not merged for good. Blocks. Raises as `read_layout`."""
-    return read_layout(base) is not None and not _is_over(read_merged(base))
+    return read_layout(base) is not None and not is_over(read_merged(base))
 
 
-def _is_over(merged: Merged | None) -> bool:
+def is_over(merged: Merged | None) -> bool:
+    """Whether a merge of all shards came to its end."""
     return merged is not None and merged.whole and merged.done
 
 
@@ -142,7 +143,7 @@ def check_shard(job: Job) -> None:
         of = f"{'a simulated run' if layout.simulated else 'a run'} of the job `{layout.job}`"
         raise WrongDirectoryError(f"{base}: has the shards of {of}; choose another directory with --out")
     merged = read_merged(base)
-    if shard is None and not _is_over(merged):
+    if shard is None and not is_over(merged):
         raise WrongDirectoryError(f"{base}: {divided_words(base)}")
     if shard is None:
         return
@@ -151,7 +152,7 @@ def check_shard(job: Job) -> None:
             f"{base}: the job is divided into {layout.shards} shards, not {shard.of}; go on with "
             f"--shard {min(shard.number, layout.shards - 1)}/{layout.shards}, or choose another directory with --out"
         )
-    if _is_over(merged):
+    if is_over(merged):
         raise WrongDirectoryError(f"{base}: its shards were merged; go on with `batchrunner run JOB`, without --shard")
     if merged is not None and merged.whole:
         raise WrongDirectoryError(

@@ -26,6 +26,7 @@ COMMANDS = (
     "set",
     "skip",
     "retry",
+    "merge",
     "adopt",
     "cancel",
     "verify",

@@ -1,0 +1,447 @@
+"""Merges the shards of a job into the directory of the whole job: rows in its order, pictures, one ledger.
+
+The steps, each of which may be done again after a crash: close the shards · read every ledger, find the rows that
+count · link pictures and other files · write the rows and the ledger beside those that are there, then put them in
+their places · run.json · merged.json. Until the last step the shards are not merged, and nothing in their directories
+is ever changed. Refuses to merge while a process works on a shard, a damaged ledger, and two files of one name.
+"""
+
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from batchrunner.core import VERSION
+from batchrunner.core.errors import JobMistakesError, LockHeldError, Mistake, WrongDirectoryError
+from batchrunner.core.job import Json
+from batchrunner.core.lifecycle import ItemEvent, ItemState
+from batchrunner.core.part import Shard
+from batchrunner.core.state import LedgerState
+from batchrunner.core.status import MergeResult
+from batchrunner.stores.batch_files import BATCHES
+from batchrunner.stores.control_folder import CONTROL
+from batchrunner.stores.export_files import EXPORTS
+from batchrunner.stores.files import (
+    DISK,
+    FAILURES,
+    PRIVATE_FOLDER,
+    RESULTS,
+    SHARED_FILE,
+    SHARED_FOLDER,
+    SUPERSEDED,
+    SUPERSEDED_FAILURES,
+    broken,
+    is_left_over,
+    open_beside,
+    stands_as_marked,
+    write_all,
+)
+from batchrunner.stores.inspection import inspect
+from batchrunner.stores.ledger_line import LEDGER, MAX_LINE_BYTES, segment_numbers, segment_path
+from batchrunner.stores.ledger_reader import SegmentEnd, read_ledger
+from batchrunner.stores.ledger_replay import refuse_missing_ledger, replay_into
+from batchrunner.stores.lock import RunLock, holder_of
+from batchrunner.stores.merged_ledger import MergedLedger, renamed
+from batchrunner.stores.merged_rows import MergedRows, inode_of
+from batchrunner.stores.row_codec import key_and_index_of, row_lines
+from batchrunner.stores.row_forms import open_rows
+from batchrunner.stores.run_directory import segment_left
+from batchrunner.stores.run_file import RUN_FILE, SHARDS, RunFile, read_run_file, write_run_file
+from batchrunner.stores.shards import (
+    Merged,
+    all_shards,
+    epochs_of,
+    forget_merged,
+    is_over,
+    link_or_copy,
+    read_layout,
+    read_merged,
+    write_merged,
+)
+
+_NEW_LEDGER: Final = "merging.ledger"
+_OLD_LEDGER: Final = "merged.ledger"
+"""Below `SHARDS`, while a ledger takes the place of one that an earlier merge has made."""
+_LEFT: Final = frozenset({LEDGER, CONTROL, EXPORTS, SHARDS, "thumbs", "report", "judge"})
+"""Folders of a shard that belong to its own run."""
+_BUFFER_BYTES: Final = 1 << 20
+_SHARD_OPTION: Final = re.compile(r" --shard \S+")
+
+
+@dataclass(slots=True, kw_only=True)
+class _Run:
+    """A run directory of a shard, as far as it is needed until the end."""
+
+    folder: Path
+    name: str
+    """`0-of-4/epoch-1`."""
+    file: RunFile
+    ends: list[tuple[int, int]]
+    left: dict[str, int]
+    adopted: list[ItemEvent]
+
+
+class Merge:
+    """One merge: `run` it, once. Blocks."""
+
+    def __init__(self, base: Path, *, partial: bool) -> None:
+        """Into this directory; `partial`: with what there is so far, while shards may be at work."""
+        layout = read_layout(base)
+        if layout is None:
+            problem = f"{base}: has no shards"
+            raise JobMistakesError((Mistake(problem=problem, hint="`batchrunner run JOB --shard 0/4` makes them"),))
+        self._base, self._layout, self._partial = base, layout, partial
+        self._runs: list[_Run] = []
+        self._rows, self._failures = MergedRows(RESULTS), MergedRows(FAILURES)
+        self._aside: dict[str, list[tuple[Path, int, int]]] = {SUPERSEDED: [], SUPERSEDED_FAILURES: []}
+        self.duplicates = self.linked = 0
+
+    def __repr__(self) -> str:
+        return f"<Merge of {len(self._runs)} runs into {self._base}>"
+
+    def run(self) -> MergeResult:
+        """Merge; see the module.
+
+        Raises:
+            LockHeldError: a process works on a shard, or on the merged run.
+            LedgerDamagedError, LedgerMissingError, WrongDirectoryError: of a shard.
+            StoreBrokenError: the disk refused.
+        """
+        base = self._base
+        before = read_merged(base)
+        if is_over(before):
+            assert before is not None, "it is over"
+            return self._result(rows=before.rows, failures=before.failures, was_merged=True)
+        try:
+            with RunLock(base):
+                try:
+                    self._remove_left_overs()
+                    self._close_shards()
+                    return self._merged()
+                except BaseException:
+                    forget_merged(base)  # the shards go on, or another merge does
+                    raise
+        except OSError as error:
+            raise broken(base, error, sending=False) from error
+
+    def _remove_left_overs(self) -> None:
+        """Half-written files of a merge that was killed. Those in the shards' directories may be somebody's."""
+        for folder in (self._base, self._base / SHARDS):
+            for name in filter(is_left_over, DISK.names(folder)):
+                DISK.unlink(folder / name)
+
+    def _close_shards(self) -> None:
+        """From now on no shard starts; those that are at work refuse the merge, unless it is a partial one."""
+        if self._partial:
+            forget_merged(self._base)
+            return
+        write_merged(self._base, self._note(whole=True, done=False, rows=0, failures=0))
+        for shard, folder in self._folders():
+            if (holder := holder_of(folder)) is not None:
+                raise LockHeldError(
+                    f"{folder}: shard {shard} is {holder}; wait for it or stop it, or merge what there is so far with "
+                    "--partial"
+                )
+
+    def _folders(self) -> Iterator[tuple[Shard, Path]]:
+        """The run directories of all shards, of each the newest epoch first."""
+        for shard in all_shards(self._layout):
+            for folder in epochs_of(self._base, shard):
+                if DISK.exists(folder / RUN_FILE):
+                    yield shard, folder
+
+    def _merged(self) -> MergeResult:
+        known: set[bytes] = set()
+        owner: Shard | None = None
+        for shard, folder in self._folders():
+            is_first = shard != owner
+            known, owner = known if not is_first else set(), shard
+            several = len(epochs_of(self._base, shard)) > 1
+            self._read(folder, name=f"{shard.folder}/{folder.name}", known=known if several else None)
+        for run in self._runs:
+            self._link_files(run)
+        length, rows = self._write(self._rows)
+        failures = self._write(self._failures)[1]
+        for name, places in self._aside.items():
+            self._write_aside(name, places)
+        self._write_ledger(length)
+        write_merged(self._base, self._note(whole=not self._partial, done=True, rows=rows, failures=failures))
+        return self._result(rows=rows, failures=failures, was_merged=False)
+
+    # -- reading a shard
+
+    def _read(self, folder: Path, *, name: str, known: set[bytes] | None) -> None:
+        """A run directory: its ledger first, then its rows, so that none of a live one is without its record."""
+        there = read_run_file(folder)
+        assert there is not None, "it was there just now"
+        refuse_missing_ledger(folder)
+        sizes = _sizes_of(folder / LEDGER)
+        state, reading = LedgerState(), read_ledger(folder / LEDGER)
+        replay_into(state, reading)
+        state.segment_ended()
+        adopted: list[ItemEvent] = []
+        if not stands_as_marked(DISK, folder, state.marked):
+            found = inspect(DISK, folder, state)
+            for event in found.adopted(state):
+                adopted.append(event)
+                state.apply(event, at=time.time())
+        ends = [
+            (one.number, _whole_end(folder / LEDGER, one, size_bytes=sizes[one.number]))
+            for one in reading.segments
+            if one.opened is not None and sizes.get(one.number)
+        ]
+        run = _Run(folder=folder, name=name, file=there, ends=ends, left=segment_left(state), adopted=adopted)
+        self._runs.append(run)
+        self._read_results(folder, state, known)
+        self._read_failures(folder, state)
+        for aside, places in self._aside.items():
+            places += [(folder / aside, line.offset, len(line.text)) for line in row_lines(DISK, folder / aside)]
+        if known is not None:
+            known |= {key for key, item_state in state.item_states() if item_state is ItemState.DONE}
+
+    def _read_results(self, folder: Path, state: LedgerState, known: set[bytes] | None) -> None:
+        rows, path = self._rows, folder / RESULTS
+        rows.sources.append((path, inode_of(path)))
+        for offset, text, whole in row_lines(DISK, path):
+            found = key_and_index_of(text) if whole else None
+            if found is None:
+                continue  # half a row, or no row: it stays in the shard's directory
+            if known is not None and found[0] in known:
+                self._aside[SUPERSEDED].append((path, offset, len(text)))
+                self.duplicates += 1
+            elif state.item_state(found[0]) is ItemState.DONE:
+                rows.add(found[1], offset, len(text))
+
+    def _read_failures(self, folder: Path, state: LedgerState) -> None:
+        """Of each item that has failed its last row; identical items have one each."""
+        newest: dict[tuple[bytes, int], tuple[int, int]] = {}
+        self._failures.sources.append((folder / FAILURES, inode_of(folder / FAILURES)))
+        for offset, text, whole in row_lines(DISK, folder / FAILURES):
+            found = key_and_index_of(text) if whole else None
+            if found is not None and state.item_state(found[0]) is ItemState.FAILED:
+                newest[found] = offset, len(text)
+        for (_, index), (offset, length) in newest.items():
+            self._failures.add(index, offset, length)
+
+    # -- writing the whole
+
+    def _write(self, rows: MergedRows) -> tuple[int, int]:
+        """(length, rows) of the new file, which is in its place."""
+        beside, new = open_beside(DISK, self._base, SHARED_FILE)
+        length = count = 0
+        buffer = bytearray()
+        last_index, of_index = -1, list[bytes]()
+        try:
+            for index, text in rows.in_order():
+                if index != last_index:
+                    last_index, of_index = index, [text]
+                elif self._is_repeated(text, of_index):
+                    continue
+                buffer += text
+                buffer += b"\n"
+                length, count = length + len(text) + 1, count + 1
+                if len(buffer) >= _BUFFER_BYTES:
+                    write_all(DISK, new, bytes(buffer))
+                    buffer.clear()
+            write_all(DISK, new, bytes(buffer))
+            DISK.fsync(new)
+        except BaseException:
+            DISK.close(new)
+            DISK.unlink(beside)
+            raise
+        DISK.close(new)
+        if count:
+            DISK.rename(beside, self._base / rows.name)
+        else:
+            DISK.unlink(beside)
+            (self._base / rows.name).unlink(missing_ok=True)
+        DISK.fsync_folder(self._base)
+        return length, count
+
+    def _is_repeated(self, text: bytes, of_index: list[bytes]) -> bool:
+        """Whether a row of the same item is among those of its index: somebody has put it into the file twice.
+
+        Rows with other keys are answers to other versions of the job: the next run sorts them out.
+        """
+        found = key_and_index_of(text)
+        if any(found == key_and_index_of(other) for other in of_index):
+            self.duplicates += 1
+            return True
+        of_index.append(text)
+        return False
+
+    def _write_aside(self, name: str, places: list[tuple[Path, int, int]]) -> None:
+        if not places:
+            (self._base / name).unlink(missing_ok=True)
+            return
+        beside, new = open_beside(DISK, self._base, SHARED_FILE)
+        try:
+            for path, offset, length in places:
+                descriptor = open_rows(DISK, path)
+                try:
+                    write_all(DISK, new, DISK.read_at(descriptor, length, offset) + b"\n")
+                finally:
+                    DISK.close(descriptor)
+            DISK.fsync(new)
+        finally:
+            DISK.close(new)
+        DISK.rename(beside, self._base / name)
+
+    def _link_files(self, run: _Run) -> None:
+        """Pictures, answers and results of batches: a second name for each file, durable."""
+        for here, folders, names in os.walk(run.folder):
+            place = Path(here)
+            if place == run.folder:
+                folders[:] = sorted(set(folders) - _LEFT)
+                continue
+            inside = place.relative_to(run.folder)
+            target = self._base
+            for part in inside.parts:
+                target /= part
+                DISK.make_folder(target, SHARED_FOLDER)
+            for name in names:
+                if not is_left_over(name) and (place / name).is_file() and not (place / name).is_symlink():
+                    path = inside / name
+                    named = renamed(str(path), run.name) if inside.parts[0] == BATCHES else str(path)
+                    self._link(place / name, self._base / named)
+            DISK.fsync_folder(target)
+            DISK.fsync_folder(target.parent)
+
+    def _link(self, source: Path, target: Path) -> None:
+        mine, there = DISK.look(source), DISK.look(target)
+        if there is None:
+            link_or_copy(source, target)
+            self.linked += 1
+        elif mine is not None and mine.inode != there.inode and not _are_equal(source, target):
+            raise WrongDirectoryError(
+                f"{target}: is another file than {source}, so two shards were run with different versions of the job; "
+                "run the shards again with the same job file, or move one of the two files away"
+            )
+
+    def _write_ledger(self, length: int) -> None:
+        """The ledger and run.json, in this order: without the second the directory is no run."""
+        base, runs = self._base, self._runs
+        new, old = base / SHARDS / _NEW_LEDGER, base / SHARDS / _OLD_LEDGER
+        for left_over in (new, old):
+            shutil.rmtree(left_over, ignore_errors=True)
+        DISK.make_folder(new, PRIVATE_FOLDER)
+        ledger = MergedLedger(folder=new)
+        for run in runs:
+            ledger.add(run.folder, run.ends, name=run.name)
+        adopted = (event for run in runs for event in run.adopted)
+        ledger.end(adopted, program=VERSION, labels="", length=length, at=time.time())
+        DISK.fsync_folder(new)
+        (base / RUN_FILE).unlink(missing_ok=True)
+        if DISK.exists(base / LEDGER):
+            DISK.rename(base / LEDGER, old)
+        DISK.rename(new, base / LEDGER)
+        DISK.fsync_folder(base)
+        if runs:
+            write_run_file(base, self._run_file(ledger))
+        shutil.rmtree(old, ignore_errors=True)
+
+    def _run_file(self, ledger: MergedLedger) -> RunFile:
+        """That of a run of the whole job which was interrupted: the next run of the job writes it anew."""
+        files = [run.file for run in self._runs]
+        newest = max(files, key=lambda one: one.created)
+        left = {name: sum(run.left.get(name, 0) for run in self._runs) for name in ("done", "failed", "accepted")}
+        output = newest.job.get("output")
+        job = {**newest.job, "shard": None}
+        if isinstance(output, dict):
+            job["output"] = {**output, "dir": str(self._base)}
+        return msgspec.structs.replace(
+            newest,
+            created=min(one.created for one in files),
+            job=job,
+            totals=_totals(files),
+            command=_whole(newest.command),
+            command_elsewhere=_whole(newest.command_elsewhere),
+            ended=None,
+            message=None,
+            segment=ledger.segments,
+            segment_bytes=ledger.last_bytes,
+            segment_left=left,
+            checkpointed=None,
+        )
+
+    def _note(self, *, whole: bool, done: bool, rows: int, failures: int) -> Merged:
+        at = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+        return Merged(whole=whole, done=done, at=at, rows=rows, failures=failures, shards=len(self._runs))
+
+    def _result(self, *, rows: int, failures: int, was_merged: bool) -> MergeResult:
+        begun = len({shard.number for shard, _ in self._folders()})
+        return MergeResult(
+            job=self._layout.job,
+            dir=str(self._base),
+            simulated=self._layout.simulated,
+            whole=not self._partial or was_merged,
+            was_merged=was_merged,
+            shards=self._layout.shards,
+            begun=begun,
+            rows=rows,
+            failures=failures,
+            duplicates=self.duplicates,
+            files=self.linked,
+            next_command=self._next(),
+        )
+
+    def _next(self) -> str | None:
+        """The command that goes on with the whole job; None while its shards go on, or where it is not known."""
+        there = None if self._partial else read_run_file(self._base)
+        return there.command_here() if there is not None else None
+
+
+def _sizes_of(ledger: Path) -> dict[int, int]:
+    """The lengths of the segments, by number, before they are read: a living process may add to the last one."""
+    looks = {number: DISK.look(segment_path(ledger, number)) for number in segment_numbers(DISK.names(ledger))}
+    return {number: look.size_bytes for number, look in looks.items() if look is not None}
+
+
+def _whole_end(ledger: Path, segment: SegmentEnd, *, size_bytes: int) -> int:
+    """The end of the last whole record of a segment's first bytes, before its torn tail if there is one."""
+    if segment.left_out is not None and segment.left_out.offset <= size_bytes:
+        return segment.left_out.offset
+    descriptor = DISK.open_read(segment_path(ledger, segment.number))
+    try:
+        start = max(0, size_bytes - MAX_LINE_BYTES)
+        return start + DISK.read_at(descriptor, size_bytes - start, start).rfind(b"\n") + 1
+    finally:
+        DISK.close(descriptor)
+
+
+def _whole(command: str | None) -> str | None:
+    return None if command is None else _SHARD_OPTION.sub("", command)
+
+
+def _totals(files: list[RunFile]) -> dict[str, Json] | None:
+    """Those of all shards together."""
+    known = [one.totals for one in files if one.totals is not None]
+    if not known:
+        return None
+    totals: dict[str, Json] = {**known[-1], "labels": "", "digest": "", "windows": {}}
+    for name in ("total", "lost"):
+        totals[name] = sum(number for one in known if isinstance(number := one.get(name, 0), int))
+    for name in ("shared", "vanished"):
+        merged: dict[str, Json] = {}
+        for one in known:
+            for key, number in part.items() if isinstance(part := one.get(name), dict) else ():
+                before = merged.get(key, 0)
+                merged[key] = number + before if isinstance(number, int) and isinstance(before, int) else number
+        totals[name] = merged
+    return totals
+
+
+def _are_equal(one: Path, other: Path) -> bool:
+    """Whether two files have the same bytes. Raises OSError."""
+    with one.open("rb") as first, other.open("rb") as second:
+        while piece := first.read(_BUFFER_BYTES):
+            if piece != second.read(len(piece)):
+                return False
+        return not second.read(1)
