@@ -146,6 +146,18 @@ def test_calls_of_today_count_towards_the_supposed_quota(tmp_path: Path) -> None
     assert [day.done for day in rehearsal.days] == [2, 2]
 
 
+def test_a_window_of_some_days_of_the_week_is_rehearsed_day_by_day(tmp_path: Path) -> None:
+    """Two hours on Tuesday, three that cross the midnight to Friday, nothing on other days; it begins on a Monday."""
+    hours = "window: [{days: tue, hours: 08:00-10:00}, {days: thu, hours: 22:00-01:00}]\ntimezone: Asia/Shanghai\n"
+    limits = "limits: {concurrency: 1, requests_per_minute: 0.1}\n"
+    rehearsal = rehearse(tmp_path, modelscope(chat(*CATS[:40], more=hours + limits)), FREE)
+    assert rehearsal.state == "done"
+    days = ["2026-11-24", "2026-11-26", "2026-11-27", "2026-12-01"]
+    assert [day.began[:10] for day in rehearsal.days if day.calls] == days
+    assert rehearsal.ends.startswith("2026-12-01T0")
+    assert [moment.at[11:13] for moment in rehearsal.moments if moment.kind == "pauses"] == ["10", "01"]
+
+
 def test_a_run_that_keeps_to_its_window_is_started_again_every_evening(tmp_path: Path) -> None:
     window = "window: 22:00-07:00\ntimezone: Asia/Shanghai\nlimits: {concurrency: 1, requests_per_minute: 0.1}\n"
     rehearsal = rehearse(tmp_path, modelscope(chat(*CATS, more=window)), FREE)

@@ -1,6 +1,7 @@
 """A run keeps to its window, its deadline and its budget: it pauses in time, and the next one goes on."""
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable
 from datetime import datetime
 from pathlib import Path
@@ -82,6 +83,22 @@ def test_a_run_works_through_a_midnight_at_which_the_hours_of_two_days_touch(har
     assert 50 <= len(harness.rows()) <= 55
     assert harness.run(job).exit_status is ExitStatus.DONE
     assert harness.stats.sends == len(harness.rows()) == 90
+
+
+def test_a_run_whose_run_file_is_of_before_days_of_the_week_is_shown_and_goes_on(harness: RunHarness) -> None:
+    limited = WINDOW + "limits: {concurrency: 1}\nbudget: {calls: 3}\n"
+    assert harness.run(chat(*"abcdef", more=limited)).exit_status == 3
+    path = harness.out / "run.json"
+    tree = json.loads(path.read_bytes())
+    for new in ("days", "others"):
+        del tree["job"]["window"][new]
+    del tree["job"]["reuse"], tree["job"]["budget"]["source"], tree["job"]["budget"]["price_notes"]
+    path.write_text(json.dumps(tree))
+    shown = api.status(str(harness.out))
+    assert (shown.items.done, [line.spent for line in shown.budget]) == (3, [3.0])
+    weekdays = limited.replace("window: 22:00-07:00", "window: mon-sun 22:00-07:00").replace("calls: 3", "calls: 9")
+    assert harness.run(chat(*"abcdef", more=weekdays)).status.items.done == 6
+    assert harness.stats.sends == 6
 
 
 def test_what_is_in_flight_when_the_window_closes_is_received_however_long_it_takes(tmp_path: Path) -> None:
