@@ -24,6 +24,20 @@ class Price:
     """What a call in a batch costs, as a share of this."""
     batch_output: float | None = None
     """The same of output, where that is another share."""
+    cache_read_per_million: float | None = None
+    """Of input that came from a cache; None: the price of input."""
+    cache_write_per_million: float | None = None
+    """Of input that went into a cache; None: the price of input."""
+
+    def input_cost(self, tokens: float, cache_read: float, cache_write: float) -> float:
+        """Of so many tokens of input, of which some came from a cache and some went into one."""
+        whole, read, write = self.input_per_million, self.cache_read_per_million, self.cache_write_per_million
+        cost = tokens * whole
+        if cache_read and read is not None:
+            cost += cache_read * (read - whole)
+        if cache_write and write is not None:
+            cost += cache_write * (write - whole)
+        return max(0.0, cost) / _MILLION
 
     def in_batches(self) -> "Price":
         """Of the same call in a batch."""
@@ -34,7 +48,13 @@ class Price:
             per_picture=self.per_picture * self.batch,
             per_call=self.per_call * self.batch,
             batch=1.0,
+            cache_read_per_million=_times(self.cache_read_per_million, self.batch),
+            cache_write_per_million=_times(self.cache_write_per_million, self.batch),
         )
+
+
+def _times(price: float | None, share: float) -> float | None:
+    return None if price is None else price * share
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +81,10 @@ class Usages:
     input_tokens: float = 0.0
     output_tokens: float = 0.0
     pictures: float = 0.0
+    cache_read: float = 0.0
+    """Of the input: what came from a cache."""
+    cache_write: float = 0.0
+    """Of the input: what went into one."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -78,6 +102,9 @@ class Tally:
     input_tokens: int = 0
     output_tokens: int = 0
     pictures: int = 0
+    cache_read: int = 0
+    """Of the input: what came from a cache. Checkpoints of earlier programs do not say."""
+    cache_write: int = 0
     batched: "Tally | None" = None
     """Of all these, what went in batches; None while nothing did."""
 
@@ -87,13 +114,21 @@ class Tally:
             self.batched = Tally()
         return self.batched
 
-    def add_usage(self, input_tokens: int | None, output_tokens: int | None) -> None:
+    def add_usage(
+        self,
+        input_tokens: int | None,
+        output_tokens: int | None,
+        cache_read: int | None = None,
+        cache_write: int | None = None,
+    ) -> None:
         """A server reported what a call used."""
         if input_tokens is None and output_tokens is None:
             return
         self.measured += 1
         self.input_tokens += input_tokens or 0
         self.output_tokens += output_tokens or 0
+        self.cache_read += cache_read or 0
+        self.cache_write += cache_write or 0
 
     def mean(self, unreported: Usages) -> Usages:
         """Tokens of a call on average, `unreported` while none is known."""
@@ -103,6 +138,8 @@ class Tally:
             input_tokens=self.input_tokens / self.measured,
             output_tokens=self.output_tokens / self.measured,
             pictures=unreported.pictures,
+            cache_read=self.cache_read / self.measured,
+            cache_write=self.cache_write / self.measured,
         )
 
 
@@ -142,7 +179,7 @@ class Tariff:
             tokens=used.input_tokens + used.output_tokens,
             points=calls * self.points_per_call,
             money=calls * price.per_call
-            + used.input_tokens * price.input_per_million / _MILLION
+            + price.input_cost(used.input_tokens, used.cache_read, used.cache_write)
             + used.output_tokens * price.output_per_million / _MILLION
             + used.pictures * price.per_picture,
         )
@@ -156,6 +193,8 @@ class Tariff:
             input_tokens=tally.input_tokens + unmeasured * mean.input_tokens,
             output_tokens=tally.output_tokens + unmeasured * mean.output_tokens,
             pictures=tally.pictures + unfinished * self.unreported.pictures,
+            cache_read=tally.cache_read + unmeasured * mean.cache_read,
+            cache_write=tally.cache_write + unmeasured * mean.cache_write,
         )
         spent = self.amounts(used, calls=tally.calls)
         if tally.batched is None:

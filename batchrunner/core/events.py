@@ -151,6 +151,9 @@ class Retry(_Event, frozen=True, tag="retry"):
     input_tokens: int | None = None
     """Its usage all the same, if the server reported it."""
     output_tokens: int | None = None
+    cache_read: int | None = None
+    """As of `done`."""
+    cache_write: int | None = None
 
 
 class Done(_Event, frozen=True, tag="done"):
@@ -168,6 +171,10 @@ class Done(_Event, frozen=True, tag="done"):
     """(path, size in bytes, sha256) of each artifact."""
     input_tokens: int | None = None
     output_tokens: int | None = None
+    cache_read: int | None = None
+    """Of the input tokens: what came from a cache; ledgers of earlier programs do not say."""
+    cache_write: int | None = None
+    """Of the input tokens: what went into a cache."""
     images: int = 0
     recovered: bool = False
     reused: bool = False
@@ -228,6 +235,9 @@ class Failed(_Event, frozen=True, tag="failed"):
     ambiguous: bool = False
     input_tokens: int | None = None
     output_tokens: int | None = None
+    cache_read: int | None = None
+    """As of `done`."""
+    cache_write: int | None = None
 
 
 class ReplacedBy(_Event, frozen=True, tag="replaced"):
@@ -247,6 +257,9 @@ class ReplacedBy(_Event, frozen=True, tag="replaced"):
     ambiguous: bool = False
     input_tokens: int | None = None
     output_tokens: int | None = None
+    cache_read: int | None = None
+    """As of `done`."""
+    cache_write: int | None = None
 
 
 class Parked(_Event, frozen=True, tag="parked"):

@@ -4,7 +4,6 @@ Objects exist for open tasks and parks only. `state` feeds it.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
 from batchrunner.core.budget import Tally
@@ -50,49 +49,9 @@ from batchrunner.core.lifecycle import (
 )
 from batchrunner.core.outcome import HeldItem
 from batchrunner.core.pacing import DAY_S
-from batchrunner.core.remote_batch import BatchEvent, RemoteBatch, RemoteBatches
+from batchrunner.core.remote_batch import BatchEvent, Figures, RemoteBatch, RemoteBatches
 
 _CLOCK_GRAIN_S: Final = 0.001
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Figures:
-    """All that is known besides the table of items, in plain values. Keys are in hex."""
-
-    day_offset_s: float
-    counts: list[int]
-    uncorrected: list[str]
-    tasks: dict[str, OpenTask]
-    kept_tasks: dict[str, OpenTask]
-    held: dict[str, HeldItem]
-    shared_tasks: list[str]
-    task_owners: list[tuple[str, str, str]]
-    """(origin, id, key)."""
-    parks: list[tuple[str, str, Park]]
-    """(account, model, park)."""
-    days: list[tuple[str, str, int, int]]
-    """(account, model, day, sends)."""
-    labels: list[str]
-    models: list[tuple[str, Tally]]
-    """The first is of items that no send has named."""
-    unsettled: bool
-    sends: int
-    refused: int
-    ambiguous: int
-    unknown: int
-    doubtful_count: int
-    most_sending: int
-    input_tokens: int | None
-    output_tokens: int | None
-    images: int
-    results_length: int
-    epoch: int
-    segments: int
-    batches: list[RemoteBatch]
-    reused: int = 0
-    """Checkpoints of earlier programs have none."""
-    fallbacks: dict[str, dict[str, int]] = field(default_factory=dict)
-    """As `reused`."""
 
 
 class Memory:
@@ -140,6 +99,9 @@ class Memory:
         self.input_tokens: int | None = None
         self.output_tokens: int | None = None
         self.images, self.results_length, self._epoch = 0, 0, 1
+        self.cache_read: int | None = None
+        """Of the input tokens: what came from a cache."""
+        self.cache_write: int | None = None
         self.reused = 0
         """Answers that were taken from other runs."""
         """`_epoch`: rewritings of results.jsonl so far, from one: checksums of rows hold until the next one."""
@@ -326,6 +288,12 @@ class Memory:
         if output_tokens is not None:
             self.output_tokens = (self.output_tokens or 0) + output_tokens
 
+    def _count_cached(self, cache_read: int | None, cache_write: int | None) -> None:
+        if cache_read is not None:
+            self.cache_read = (self.cache_read or 0) + cache_read
+        if cache_write is not None:
+            self.cache_write = (self.cache_write or 0) + cache_write
+
     def _tally(self, key: bytes, packed: int, event: ItemEvent) -> None:
         """What an item's event says of the call that it ends; `packed` is the item as it was before."""
         tally = self._models[packed >> MODEL & MODEL_MASK]
@@ -342,9 +310,9 @@ class Memory:
                 return
             tally.done += 1
             tally.pictures += event.images
-            tally.add_usage(event.input_tokens, event.output_tokens)
+            tally.add_usage(event.input_tokens, event.output_tokens, event.cache_read, event.cache_write)
         elif isinstance(event, Retry | Failed | ReplacedBy) and packed & ITEM_STATE in {S.SENDING, S.ACCEPTED}:
-            tally.add_usage(event.input_tokens, event.output_tokens)
+            tally.add_usage(event.input_tokens, event.output_tokens, event.cache_read, event.cache_write)
             tally.without_work += (policy := policy_named(event.kind)) is not None and policy.no_work
 
     def _count_sends(self, event: ItemEvent, at: float, packed: int) -> None:
@@ -380,6 +348,11 @@ class Memory:
         tally.measured += len(reported)
         tally.input_tokens += (input_tokens := sum(inputs))
         tally.output_tokens += (output_tokens := sum(outputs))
+        for event in reported:
+            if event.cache_read is not None or event.cache_write is not None:
+                tally.cache_read += event.cache_read or 0
+                tally.cache_write += event.cache_write or 0
+                self._count_cached(event.cache_read, event.cache_write)
         self._count_row(
             max([event.length for event in events]),
             images,
@@ -441,6 +414,8 @@ class Memory:
             batches=list(self.batches.known.values()),
             reused=self.reused,
             fallbacks=self.fallbacks,
+            cache_read=self.cache_read,
+            cache_write=self.cache_write,
         )
 
     def agrees_with(self, other: "Memory") -> bool:
@@ -453,7 +428,7 @@ class Memory:
         """What was counted, for comparing."""
         sends = self.sends, self.refused, self.ambiguous, self.unknown, self.tallies
         rows = self.results_length, self._epoch, self.labels, self.input_tokens, self.output_tokens, self.images
-        taken = self.reused
+        taken = self.reused, self.cache_read, self.cache_write
         open_ones = set(self.tasks), set(self.kept_tasks), set(self.held), self.batches.sums()
         return self._counts, sends, rows, taken, open_ones, self.fallbacks
 
@@ -486,6 +461,7 @@ class Memory:
         self.input_tokens, self.output_tokens = figures.input_tokens, figures.output_tokens
         self.images, self.results_length, self._epoch = figures.images, figures.results_length, figures.epoch
         self.segments, self.reused = figures.segments, figures.reused
+        self.cache_read, self.cache_write = figures.cache_read, figures.cache_write
         self.batches = RemoteBatches({batch.number: batch for batch in figures.batches})
         self.fallbacks = figures.fallbacks
         return True

@@ -7,6 +7,7 @@ ledger until the batch has given its answer, gives it back, or a person decides.
 from dataclasses import dataclass, field
 from typing import Final, Literal, TypeAlias
 
+from batchrunner.core.budget import Tally
 from batchrunner.core.events import (
     BatchAccepted,
     BatchEnded,
@@ -17,7 +18,8 @@ from batchrunner.core.events import (
     Event,
     Failed,
 )
-from batchrunner.core.outcome import Problem
+from batchrunner.core.lifecycle import OpenTask, Park
+from batchrunner.core.outcome import HeldItem, Problem
 
 BatchStage: TypeAlias = Literal["preparing", "submitting", "accepted", "ended", "held", "over", "dropped"]
 """`preparing`: its file is not known to the server, and nothing can have been ordered. `submitting`: it may have been
@@ -203,3 +205,44 @@ class BatchLine:
     """The request was never executed: the batch expired, or was cancelled, before."""
     problem: Problem | None = None
     """Why there is no reply."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figures:
+    """All that is known besides the table of items, in plain values. Keys are in hex."""
+
+    day_offset_s: float
+    counts: list[int]
+    uncorrected: list[str]
+    tasks: dict[str, OpenTask]
+    kept_tasks: dict[str, OpenTask]
+    held: dict[str, HeldItem]
+    shared_tasks: list[str]
+    task_owners: list[tuple[str, str, str]]
+    """(origin, id, key)."""
+    parks: list[tuple[str, str, Park]]
+    """(account, model, park)."""
+    days: list[tuple[str, str, int, int]]
+    """(account, model, day, sends)."""
+    labels: list[str]
+    models: list[tuple[str, Tally]]
+    """The first is of items that no send has named."""
+    unsettled: bool
+    sends: int
+    refused: int
+    ambiguous: int
+    unknown: int
+    doubtful_count: int
+    most_sending: int
+    input_tokens: int | None
+    output_tokens: int | None
+    images: int
+    results_length: int
+    epoch: int
+    segments: int
+    batches: list[RemoteBatch]
+    reused: int = 0
+    """Checkpoints of earlier programs have none, and none of the following."""
+    fallbacks: dict[str, dict[str, int]] = field(default_factory=dict)
+    cache_read: int | None = None
+    cache_write: int | None = None

@@ -131,6 +131,8 @@ class LedgerState(Memory):
         length: int,
         input_tokens: int | None = None,
         output_tokens: int | None = None,
+        cache_read: int | None = None,
+        cache_write: int | None = None,
         images: int = 0,
         number: int = 0,
     ) -> None:
@@ -151,6 +153,8 @@ class LedgerState(Memory):
                 length=length,
                 input_tokens=input_tokens,
                 output_tokens=output_tokens,
+                cache_read=cache_read,
+                cache_write=cache_write,
                 images=images,
             )
             self._step(key, done, 0.0)
@@ -158,8 +162,10 @@ class LedgerState(Memory):
         tally = self._models[packed >> MODEL & MODEL_MASK]
         tally.done += 1
         tally.pictures += images
-        tally.add_usage(input_tokens, output_tokens)
+        tally.add_usage(input_tokens, output_tokens, cache_read, cache_write)
         self._count_row(length, images, input_tokens, output_tokens)
+        if cache_read is not None or cache_write is not None:
+            self._count_cached(cache_read, cache_write)
         packed = packed & DONE_KEEPS | _DONE | min(a, BYTE) << ATTEMPTS
         self.table.words[number] = packed if crc is None else packed | self._epoch << EPOCH
         self.table.crcs[number] = crc or 0
@@ -232,6 +238,8 @@ class LedgerState(Memory):
                     length=event.length,
                     input_tokens=event.input_tokens,
                     output_tokens=event.output_tokens,
+                    cache_read=event.cache_read,
+                    cache_write=event.cache_write,
                     images=event.images,
                 )
                 continue
@@ -426,5 +434,6 @@ class LedgerState(Memory):
             self.unknown -= 1
         self.reused += event.reused
         self._count_row(event.length, event.images, event.input_tokens, event.output_tokens)
+        self._count_cached(event.cache_read, event.cache_write)
         packed = packed & BELOW_SEEN | self._epoch * bool(event.crc) << EPOCH
         return with_attempts(self._doubt(packed, doubtful=False) & ~CUT, event.a)

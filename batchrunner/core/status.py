@@ -72,6 +72,10 @@ class UsageCounts:
     input_tokens: int | None = None
     output_tokens: int | None = None
     images: int = 0
+    cache_read_tokens: int | None = None
+    """Of the input tokens: what came from a cache."""
+    cache_write_tokens: int | None = None
+    """Of the input tokens: what went into a cache, where that has a price of its own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -285,7 +285,13 @@ class BudgetGuard:
             return None
         output_tokens = float(usage.output_tokens or 0)
         self._longest[model] = max(self._longest.get(model, 0.0), output_tokens)
-        return its.amounts(Usages(input_tokens=usage.input_tokens or 0, output_tokens=output_tokens), calls=calls)
+        used = Usages(
+            input_tokens=usage.input_tokens or 0,
+            output_tokens=output_tokens,
+            cache_read=usage.cache_read_tokens or 0,
+            cache_write=usage.cache_write_tokens or 0,
+        )
+        return its.amounts(used, calls=calls)
 
 
 def spent_message(line: BudgetLine, *, needs: float) -> str:

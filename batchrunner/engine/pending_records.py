@@ -212,6 +212,8 @@ class PendingAnswer:
                 files=self.files,
                 input_tokens=usage.input_tokens if usage is not None else None,
                 output_tokens=usage.output_tokens if usage is not None else None,
+                cache_read=usage.cache_read_tokens if usage is not None else None,
+                cache_write=usage.cache_write_tokens if usage is not None else None,
                 images=self.images,
                 recovered=self.recovered,
             )
@@ -240,6 +242,8 @@ class PendingAnswer:
                 length=self.length,
                 input_tokens=usage.input_tokens if usage is not None else None,
                 output_tokens=usage.output_tokens if usage is not None else None,
+                cache_read=usage.cache_read_tokens if usage is not None else None,
+                cache_write=usage.cache_write_tokens if usage is not None else None,
                 images=self.images,
                 number=self.work.number,
             )

@@ -212,6 +212,8 @@ class Recorder:
                     task=task.task_id if held and task is not None else "",
                     input_tokens=problem.usage.input_tokens if problem.usage else None,
                     output_tokens=problem.usage.output_tokens if problem.usage else None,
+                    cache_read=problem.usage.cache_read_tokens if problem.usage else None,
+                    cache_write=problem.usage.cache_write_tokens if problem.usage else None,
                 )
             )
         )
@@ -385,6 +387,8 @@ class Recorder:
                 ambiguous=ambiguous,
                 input_tokens=problem.usage.input_tokens if problem.usage else None,
                 output_tokens=problem.usage.output_tokens if problem.usage else None,
+                cache_read=problem.usage.cache_read_tokens if problem.usage else None,
+                cache_write=problem.usage.cache_write_tokens if problem.usage else None,
             )
         )
         self._group(work, problem)
@@ -406,6 +410,8 @@ class Recorder:
                     ambiguous=ambiguous,
                     input_tokens=problem.usage.input_tokens if problem.usage else None,
                     output_tokens=problem.usage.output_tokens if problem.usage else None,
+                    cache_read=problem.usage.cache_read_tokens if problem.usage else None,
+                    cache_write=problem.usage.cache_write_tokens if problem.usage else None,
                 )
             )
         )

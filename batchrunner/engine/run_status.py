@@ -60,7 +60,13 @@ def send_counts(state: LedgerState) -> SendCounts:
 
 def usage_counts(state: LedgerState) -> UsageCounts:
     """Tokens and pictures over all runs."""
-    return UsageCounts(input_tokens=state.input_tokens, output_tokens=state.output_tokens, images=state.images)
+    return UsageCounts(
+        input_tokens=state.input_tokens,
+        output_tokens=state.output_tokens,
+        images=state.images,
+        cache_read_tokens=state.cache_read,
+        cache_write_tokens=state.cache_write,
+    )
 
 
 def batch_statuses(state: LedgerState, *, offset_s: float) -> tuple[BatchStatus, ...]:

@@ -116,10 +116,9 @@ def price_function(job: Mapping[str, Json]) -> tuple[PriceOf | None, str]:
         price = (batched if in_batch else known).get(model)
         if price is None:
             return 0.0
-        tokens = (event.input_tokens or 0) * price.input_per_million + (
-            event.output_tokens or 0
-        ) * price.output_per_million
-        return tokens / _PER + event.images * price.per_picture + price.per_call
+        asked = price.input_cost(event.input_tokens or 0, event.cache_read or 0, event.cache_write or 0)
+        answered = (event.output_tokens or 0) * price.output_per_million / _PER
+        return asked + answered + event.images * price.per_picture + price.per_call
 
     return cost, str(budget.get("currency") or "")
 

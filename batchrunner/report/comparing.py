@@ -5,10 +5,11 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Final, get_args
 
+from batchrunner.core.budget import Price
 from batchrunner.core.checks import Verdict
 from batchrunner.core.errors import JobMistakesError, Mistake
 from batchrunner.core.exports import ExportRow
@@ -275,10 +276,16 @@ def _cost(run: RunFile, model: str, tokens: Mapping[str, Json]) -> float | None:
     price = prices.get(model) if isinstance(prices, dict) else None
     if not isinstance(price, dict):
         return None
-    rates = [price.get(name) for name in ("input_per_million", "output_per_million", "per_call")]
-    per_input, per_output, per_call = (rate if isinstance(rate, int | float) else 0.0 for rate in rates)
-    used_in, used_out = _count(tokens.get("input_tokens")) or 0, _count(tokens.get("output_tokens")) or 0
-    return (used_in * per_input + used_out * per_output) / _MILLION + per_call
+    rates = {name: float(rate) for name, rate in price.items() if name in _RATES and isinstance(rate, int | float)}
+    known = Price(**rates)
+    used = {
+        name: _count(tokens.get(f"{name}_tokens")) or 0 for name in ("input", "output", "cache_read", "cache_write")
+    }
+    asked = known.input_cost(used["input"], used["cache_read"], used["cache_write"])
+    return asked + used["output"] * known.output_per_million / _MILLION + known.per_call
+
+
+_RATES: Final = frozenset(field.name for field in fields(Price))
 
 
 def most_changed(pair: PairResult, runs: Sequence[ComparedRun], *, most: int) -> list[tuple[str, bool]]:

@@ -370,6 +370,8 @@ def _done(facts: RowFacts, place: Place) -> Done:
         files=recorded_files(files),
         input_tokens=None if usage is None else usage.input_tokens,
         output_tokens=None if usage is None else usage.output_tokens,
+        cache_read=None if usage is None else usage.cache_read_tokens,
+        cache_write=None if usage is None else usage.cache_write_tokens,
         images=0 if reused else len(files),
         recovered=True,
         reused=reused,

@@ -180,7 +180,10 @@ def lane_name(lane: LaneStatus) -> str:
 def usage_line(usage: UsageCounts) -> str:
     """`512 pictures, 1,200 tokens in, 800 tokens out`; empty when nothing is known."""
     parts = [count(usage.images, "picture")] if usage.images else []
-    parts += [f"{usage.input_tokens:,} tokens in"] if usage.input_tokens is not None else []
+    cached = [(usage.cache_read_tokens, "read from a cache"), (usage.cache_write_tokens, "written to one")]
+    of_these = ", ".join(f"{tokens:,} {how}" for tokens, how in cached if tokens)
+    of_these = f" ({of_these})" if of_these else ""
+    parts += [f"{usage.input_tokens:,} tokens in{of_these}"] if usage.input_tokens is not None else []
     parts += [f"{usage.output_tokens:,} tokens out"] if usage.output_tokens is not None else []
     return ", ".join(parts)
 

@@ -184,7 +184,13 @@ def _read(entry: Mapping[str, Json], tier: str) -> Price | None:
         per_call=call or 0.0,
         batch=1.0 if batch is None else batch,
         batch_output=batch_output,
+        cache_read_per_million=_per_million(cost("cache_read_input_token_cost")),
+        cache_write_per_million=_per_million(cost("cache_creation_input_token_cost")),
     )
+
+
+def _per_million(token: float | None) -> float | None:
+    return None if token is None else token * _MILLION
 
 
 def _share(part: float | None, whole: float | None) -> float | None:

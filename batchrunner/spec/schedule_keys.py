@@ -6,7 +6,7 @@ counted by, batches where there are none, and commands that only a shell would u
 
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from difflib import get_close_matches
 from typing import Final
@@ -71,16 +71,30 @@ def budget_of(partial: PartialSpec) -> Budget | None:
     if given is None:
         return None
     found, own = found_prices(partial), given.prices if isinstance(given.prices, dict) else {}
+    priced = {model: _price(price) for model, price in own.items()}
     return Budget(
         calls=given.calls,
         tokens=given.tokens,
         points=given.points,
         money=given.money,
         currency=given.currency or found.currency,
-        prices={**found.prices, **{model: _price(price) for model, price in own.items()}},
+        prices={**found.prices, **priced},
         source=found.source,
-        price_notes=found.notes,
+        price_notes=(*found.notes, *_cache_notes(partial, {**found.prices, **priced})),
     )
+
+
+def _cache_notes(partial: PartialSpec, prices: Mapping[str, Price]) -> Iterator[str]:
+    """Said where a job asks for a cache: what it is counted at where no price of it is known."""
+    if partial.spec.cache is None:
+        return
+    for model in partial.models:
+        price = prices.get(model)
+        if price is None or not price.input_per_million:
+            continue
+        kinds = ("read", price.cache_read_per_million), ("write", price.cache_write_per_million)
+        if unknown := [f"`cache_{name}`" for name, known in kinds if known is None]:
+            yield f"prices: {model} has no price of {' and '.join(unknown)}: counted at the full price of input"
 
 
 def batch_of(partial: PartialSpec) -> BatchPolicy:
@@ -140,6 +154,8 @@ def _price(given: PriceSpec) -> Price:
         output_per_million=given.output or 0.0,
         per_picture=given.picture or 0.0,
         per_call=given.call or 0.0,
+        cache_read_per_million=given.cache_read,
+        cache_write_per_million=given.cache_write,
         **({} if given.batch is None else {"batch": given.batch}),
     )
 

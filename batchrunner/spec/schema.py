@@ -325,6 +325,8 @@ EXAMPLES: Final[dict[str, str]] = {
     "budget.prices_from": "prices_from: data/prices.json",
     "budget.prices.{}.input": "input: 0.5",
     "budget.prices.{}.output": "output: 2",
+    "budget.prices.{}.cache_read": "cache_read: 0.05",
+    "budget.prices.{}.cache_write": "cache_write: 0.6",
     "budget.prices.{}.picture": "picture: 0.1",
     "budget.prices.{}.call": "call: 0.01",
     "budget.prices.{}.batch": "batch: 0.5",

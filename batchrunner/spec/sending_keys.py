@@ -16,6 +16,12 @@ class PriceSpec(Part):
 
     input: Amount | None = Field(default=None, description="Price of a million tokens of input.")
     output: Amount | None = Field(default=None, description="Price of a million tokens of output.")
+    cache_read: Amount | None = Field(
+        default=None, description="Price of a million tokens of input that came from a cache. Default: that of input."
+    )
+    cache_write: Amount | None = Field(
+        default=None, description="Price of a million tokens of input that went into a cache. Default: that of input."
+    )
     picture: Amount | None = Field(default=None, description="Price of a picture.")
     call: Amount | None = Field(default=None, description="Price of a call, whatever its outcome.")
     batch: Amount | None = Field(

@@ -19,8 +19,8 @@ from typing import Final, Literal
 import msgspec
 
 from batchrunner.core.events import CheckpointMark, Close
-from batchrunner.core.item_states import Figures
 from batchrunner.core.item_table import ItemTable
+from batchrunner.core.remote_batch import Figures
 from batchrunner.core.state import LedgerState
 from batchrunner.stores.files import PRIVATE_FILE, Files, InspectedFiles, write_pieces
 from batchrunner.stores.ledger_line import CHECKPOINT_NAME, MAX_LINE_BYTES, checkpoint_path, is_intact, segment_path

@@ -268,6 +268,8 @@ def _adoption(state: LedgerState, facts: RowFacts, place: Place) -> Iterator[Ite
         files=recorded_files(facts.files),
         input_tokens=None if usage is None else usage.input_tokens,
         output_tokens=None if usage is None else usage.output_tokens,
+        cache_read=None if usage is None else usage.cache_read_tokens,
+        cache_write=None if usage is None else usage.cache_write_tokens,
         images=0 if reused else len(facts.output.images),
         recovered=True,
         reused=reused,

@@ -54,6 +54,8 @@ class _RowOutput(msgspec.Struct):
 class _Tokens(msgspec.Struct):
     input_tokens: int | None = None
     output_tokens: int | None = None
+    cache_read_tokens: int | None = None
+    cache_write_tokens: int | None = None
 
 
 class RowFacts(msgspec.Struct):

@@ -1,5 +1,6 @@
 """What is counted against a budget, and what a ledger remembers for it."""
 
+import msgspec
 import pytest
 
 from batchrunner.core.budget import (
@@ -128,3 +129,50 @@ def test_calls_in_batches_cost_their_share_and_use_up_as_much() -> None:
     assert found.money == pytest.approx(whole.money - batched.money / 2)
     assert (found.calls, found.tokens, found.points) == (whole.calls, whole.tokens, whole.points)
     assert CHAT.in_batches().amounts(Usages(input_tokens=2), calls=2).money == pytest.approx(4)
+
+
+CACHED = Price(input_per_million=10, output_per_million=100, cache_read_per_million=1, cache_write_per_million=12.5)
+
+
+@pytest.mark.parametrize(
+    ("price", "cost"),
+    [
+        (CACHED, 5 * 10 + 3 * 1 + 2 * 12.5),
+        (Price(input_per_million=10), 10 * 10),
+        (Price(input_per_million=10, cache_read_per_million=0), 7 * 10),
+        (Price(input_per_million=10, cache_write_per_million=20), 8 * 10 + 2 * 20),
+        (CACHED.in_batches(), (5 * 10 + 3 * 1 + 2 * 12.5) / 2),
+    ],
+)
+def test_input_from_a_cache_has_its_own_price_or_that_of_all_input(price: Price, cost: float) -> None:
+    assert price.input_cost(10e6, 3e6, 2e6) == pytest.approx(cost)
+
+
+def test_a_server_that_reports_more_from_a_cache_than_it_read_costs_nothing_less_than_nothing() -> None:
+    assert CACHED.input_cost(1, 1000, 0) == 0
+
+
+def test_cached_tokens_of_all_calls_are_counted_apart_whatever_became_of_them() -> None:
+    done = msgspec.structs.replace(DONE, cache_read=4, cache_write=2)
+    told = replayed(intent(), retry("schema_miss", input_tokens=5, output_tokens=50, cache_read=3), intent(2), done)
+    assert (told.input_tokens, told.cache_read, told.cache_write) == (12, 7, 2)
+    tariff = Tariff(price=CACHED, points_per_call=0, unreported=Usages())
+    assert tariff.spent(told).money * 1e6 == pytest.approx(3 * 10 + 7 * 1 + 2 * 12.5 + 120 * 100)
+
+
+def test_what_a_replay_counts_of_caches_does_not_depend_on_how_it_reads() -> None:
+    cached = msgspec.structs.replace(DONE, n=1, cache_read=4, cache_write=2)
+    one_by_one, at_once = LedgerState(), LedgerState()
+    for event in (intent(), cached):
+        one_by_one.apply(event, at=0.0)
+    at_once.apply_all([bytes(16)] * 2, [intent(), cached], [0.0, 0.0])
+    assert one_by_one.sums() == at_once.sums()
+    assert (at_once.cache_read, at_once.cache_write) == (4, 2)
+
+
+def test_records_of_earlier_programs_say_nothing_of_caches() -> None:
+    state = LedgerState()
+    for event in (intent(), msgspec.structs.replace(DONE, n=1)):
+        state.apply(event, at=0.0)
+    assert (state.cache_read, state.cache_write) == (None, None)
+    assert state.tallies["m"].cache_read == 0

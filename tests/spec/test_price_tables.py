@@ -28,6 +28,8 @@ TABLE: Tree = {
         "output_cost_per_token_batches": 2e-7,
         "input_cost_per_token_flex": 5e-8,
         "output_cost_per_token_flex": 4e-7,
+        "cache_read_input_token_cost": 2e-8,
+        "cache_creation_input_token_cost": 3e-7,
     },
     "large": {"litellm_provider": "openai", "input_cost_per_token": 3e-6, "output_cost_per_token": 1e-5},
     "azure/large": {"litellm_provider": "azure", "input_cost_per_token": 4e-6, "output_cost_per_token": 1e-5},
@@ -68,6 +70,12 @@ def test_prices_of_a_token_become_prices_of_a_million_and_those_in_batches_share
     batched = small.in_batches()
     assert (batched.input_per_million, batched.output_per_million) == pytest.approx((0.1, 0.2))
     assert large.in_batches() == replace(large, batch=1.0), "without a price of batches the full one counts"
+
+
+def test_prices_of_caches_are_taken_and_missing_ones_are_none(folder: Path) -> None:
+    small, large = prices_of(load(folder, {"prices": "prices.json"}, models=("small", "large"))).values()
+    assert (small.cache_read_per_million, small.cache_write_per_million) == pytest.approx((0.02, 0.3))
+    assert (large.cache_read_per_million, large.cache_write_per_million) == (None, None)
 
 
 def test_the_table_is_named_with_its_date_and_its_currency(folder: Path) -> None:

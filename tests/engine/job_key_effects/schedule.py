@@ -52,6 +52,12 @@ def spent(bench: Bench) -> float:
     return bench.report.status.budget[0].spent
 
 
+def written_to_a_cache(bench: Bench) -> list[float]:
+    """What ten million tokens of input would cost, a million of which went into a cache."""
+    assert bench.job.budget is not None
+    return [price.input_cost(10e6, 0, 1e6) for price in bench.job.budget.prices.values()]
+
+
 def notified_files(bench: Bench) -> list[Path]:
     """Files that a command of the job has written."""
     assert bench.report is not None
@@ -245,6 +251,21 @@ NIGHT: dict[str, Effect] = {
         look=lambda bench: spent(bench) - bench.rows[0]["usage"]["output_tokens"] == 1.0,
         was=False,
         now=True,
+    ),
+    "budget.prices{}.cache_read": Effect(
+        base=chat(budget={"prices": {"m/One": {"input": 1_000_000}}}),
+        change={"budget.prices.m/One.cache_read": 0},
+        look=lambda bench: bench.rows[0]["usage"]["input_tokens"] - spent(bench),
+        was=0.0,
+        now=4.0,
+        world=lambda: world("sse-usage-cached"),
+    ),
+    "budget.prices{}.cache_write": Effect(
+        base=chat(budget={"prices": {"m/One": {"input": 2}}}),
+        change={"budget.prices.m/One.cache_write": 3},
+        look=written_to_a_cache,
+        was=[20.0],
+        now=[21.0],
     ),
     "budget.prices{}.picture": Effect(
         base=image(budget={"prices": {"Qwen/Qwen-Image": {"call": 1}}}),
