@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 from hashlib import blake2b
-from itertools import chain, groupby, pairwise
+from itertools import groupby, islice, repeat
+from operator import and_, rshift, xor
 from pathlib import Path
 from typing import Final, Literal, Self, cast
 
@@ -277,14 +278,17 @@ class RowOrder:
         self._leave_out_replaced(order)
 
     def _keep(self, order: list[int]) -> None:
-        self._order = array("Q", chain.from_iterable((place >> _WORD_BITS, place & _WORD_MASK) for place in order))
+        words = array("Q", bytes(2 * 8 * len(order)))
+        words[::2] = array("Q", map(rshift, order, repeat(_WORD_BITS)))
+        words[1::2] = array("Q", map(and_, order, repeat(_WORD_MASK)))
+        self._order = words
 
     def _leave_out_replaced(self, order: list[int]) -> None:
         """Of rows with the same place in the job and the same id, only the last answer is given.
 
         A run on a part of a job adds answers to a changed request, and moves the earlier ones away at its end.
         """
-        if all(place ^ other >= _OTHER_INDEX for place, other in pairwise(order)):
+        if min(map(xor, order, islice(order, 1, None)), default=_OTHER_INDEX) >= _OTHER_INDEX:
             return
         indexes = [place >> (_OFFSET_BITS + _LENGTH_BITS + 1) for place in order]
         kept: list[int] = []
