@@ -203,7 +203,8 @@ def test_the_page_on_reliability_has_the_lifecycle_as_it_is() -> None:
         for place, event in enumerate(re.findall(r"`(\w+)`", events)):
             steps.add((came_from, event, ends[min(place, len(ends) - 1)]))
     table = {
-        (here.name.lower(), step.__name__.lower(), there.name.lower()) for (here, step), there in LIFECYCLE.items()
+        (here.name.lower(), str(step.__struct_config__.tag), there.name.lower())
+        for (here, step), there in LIFECYCLE.items()
     }
     assert steps == table
 

@@ -168,8 +168,8 @@ def test_a_segment_without_open_is_damage(tmp_path: Path) -> None:
 
 
 def test_an_unknown_version_is_refused_whatever_its_fields(tmp_path: Path) -> None:
-    with pytest.raises(LedgerDamagedError, match="format version 5"):
-        read(tmp_path, sealed(b'{"s":0,"t":1.0,"e":"open","version":5,"segment":"one"'))
+    with pytest.raises(LedgerDamagedError, match="format version 6"):
+        read(tmp_path, sealed(b'{"s":0,"t":1.0,"e":"open","version":6,"segment":"one"'))
 
 
 def test_unknown_fields_and_unknown_events_of_this_version_are_passed_over(tmp_path: Path) -> None:

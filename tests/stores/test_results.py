@@ -234,7 +234,7 @@ def test_failures_have_their_own_file(tmp_path: Path) -> None:
     assert list(row) == [
         name
         for name in FailureRow.__struct_fields__
-        if name not in {"messages", "schema_sha256", "shared_with", "origin"}
+        if name not in {"messages", "schema_sha256", "shared_with", "origin", "fallback_of", "fallback_keys"}
     ]
     assert not (tmp_path / "results.jsonl").exists()
 
