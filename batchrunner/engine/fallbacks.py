@@ -47,6 +47,8 @@ class Fallbacks:
         models = self.runner.job.models
         for model in models[:-1]:
             self.runner.queues[model].feeds = True
+            for lane in self.runner.lanes.of_model(model) if "quota" in self.policy.on else ():
+                lane.lets_go_when_spent = True
         for model in models[1:]:
             self.runner.queues[model].is_fed = True
 

@@ -62,6 +62,8 @@ class Lane:
     """`paused` by a person; `_holds` then, and while the run drains."""
     _slots_s: float = 0.0
     """See `in_flight_s`: when the sends in flight began, added up, less how long the others took."""
+    lets_go_when_spent = False
+    """Items that return are turned away once `requests_per_day` is reached: another model may have them."""
     model_remaining: int | None = None
     """Requests left today for the model, by the headers of the last reply that has them."""
     quota_per_day: int | None = None
@@ -130,7 +132,10 @@ class Lane:
     # -- slots
 
     async def acquire(self, *, fresh: bool) -> Ticket | None:
-        """Wait for a slot; None when the lane closed, or, for a returning item, parked, or the run drains."""
+        """Wait for a slot; None when the lane closed, or the run drains; for a returning item also when it parked.
+
+        With `lets_go_when_spent` a returning item gets None where the day's requests are used up, too.
+        """
         now = self._clock.monotonic()
         if not self._fresh and not self._returning and self._hold_s(now, fresh=fresh) == 0.0:
             return self._grant(now)
@@ -236,6 +241,8 @@ class Lane:
             self._timer.cancel()
             self._timer = None
         now = self._clock.monotonic()
+        if self.lets_go_when_spent and self._returning and self.day_is_spent:
+            self._turn_away(self._returning)
         for queue, fresh in ((self._returning, False), (self._fresh, True)):
             while queue:
                 turn = queue[0]

@@ -72,3 +72,9 @@ def test_seeded_runs_keep_every_invariant(kind: str, tried: Tried) -> None:
             error.add_note(f"{kind}, seed {seed}")
             raise
     tried(f"nights of {kind}", seeds)
+
+
+@pytest.mark.parametrize("seed", [21, 34])
+def test_items_that_wait_for_a_second_try_go_to_the_next_model_once_the_day_is_spent(seed: int) -> None:
+    """They kept their turn at a model that sends nothing more today, and every run ended without them."""
+    judged(seeded_run(seed, kinds=("overloaded",)))
