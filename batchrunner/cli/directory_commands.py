@@ -120,33 +120,37 @@ def adopt(*, folder: RunFolder, batch_id: BatchId, number: BatchNumber = None, a
     return ExitStatus.DONE
 
 
-# `batchrunner cancel DIR [BATCH…]`: an end to open batches.
+# `batchrunner cancel DIR [ID…]`: an end to open batches and tasks.
 
 Batches = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[BATCH]...", help="Numbers or ids of batches; default: all that are open.", show_default=False
+        metavar="[ID]...", help="Numbers or ids of batches, ids of items or tasks; default: all.", show_default=False
     ),
 ]
 
 
 def cancel(*, folder: RunFolder, batches: Batches = None, as_json: AsJson = False) -> ExitStatus:
-    r"""Cancel open batches at the provider.
+    r"""Cancel open batches and tasks at the provider.
 
     \b
-    What a batch has finished by then is paid for, and the next run reads it; the items of
-    the rest are pending again. Refused while a run works on DIR:
+    What was finished by then is paid for, and the next run reads it; the items of the rest
+    are sent again. Refused while a run works on DIR:
       batchrunner cancel outputs/night
       batchrunner cancel outputs/night batch_68f1
+      batchrunner cancel outputs/videos a-red-kite
     """
-    from batchrunner.cancelling import cancel_batches  # noqa: PLC0415 - aiohttp, for this command only
+    from batchrunner.cancelling import cancel as cancel_open  # noqa: PLC0415 - aiohttp, for this command only
 
-    ended = asyncio.run(cancel_batches(Path(folder), batches or ()))
+    ended = asyncio.run(cancel_open(Path(folder), batches or ()))
     if as_json:
         emit(ended)
     for each in ended.batches:
         said = f"not cancelled: {each.problem}" if each.problem else f"cancelled ({each.state or 'accepted'})"
         print_message(f"batch {each.batch} ({each.id}), {each.items:,} items of {each.model}: {said}")
+    for task in ended.tasks:
+        said = f"not cancelled: {task.problem}" if task.problem else "cancelled"
+        print_message(f"{task.item} (task {task.id}) of {task.model}: {said}")
     if ended.next_command is not None:
         print_message(f"next: {ended.next_command}   reads what they finished, and sends the rest again")
     return ended.exit_status

@@ -14,7 +14,7 @@ class Request:
     Nobody changes one; it is not frozen for its cost. Requests may share their headers.
     """
 
-    method: Literal["GET", "POST"]
+    method: Literal["GET", "POST", "PUT", "DELETE"]
     url: str
     headers: dict[str, str] = field(default_factory=dict)
     body: bytes | None = None

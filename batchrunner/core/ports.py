@@ -85,6 +85,17 @@ class TaskDialect(Dialect, Protocol):
 
 
 @runtime_checkable
+class CancellingDialect(Protocol):
+    """The dialect of a server that may be asked to end a task that it has accepted."""
+
+    def cancel(self, task_id: str) -> Request | None:
+        """What asks for it; None where this server has nothing for that."""
+
+    def cancelled(self) -> Decoder[Problem | None]:
+        """Reads the reply: None where the server took the wish."""
+
+
+@runtime_checkable
 class SharedDialect(Dialect, Protocol):
     """A wire protocol whose POST may carry several items of one model with the same parameters."""
 

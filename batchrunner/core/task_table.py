@@ -171,6 +171,16 @@ class TaskRefusal(_TablePart, frozen=True):
     """Part of the message, whatever its case."""
 
 
+class TaskCancel(_TablePart, frozen=True):
+    """What asks the server to end a task that it has accepted."""
+
+    path: Path
+    """Holes: `{id}`."""
+    method: Literal["POST", "PUT", "DELETE"] = "POST"
+    body: dict[str, Json] | None = None
+    """`$id` stands for the task's id."""
+
+
 class TaskTable(_TablePart, frozen=True):
     """One server."""
 
@@ -186,6 +196,8 @@ class TaskTable(_TablePart, frozen=True):
     """The server's words, whatever their case. One that is not here is unknown: the task is asked for again."""
     auth: TaskAuth | Literal["none"] = TaskAuth()
     errors: tuple[TaskRefusal, ...] = ()
+    cancel: TaskCancel | None = None
+    """None: the server is not known to end a task when it is asked."""
 
     def holes(self) -> frozenset[str]:
         """What of the item the body has a place for, such as `prompt`, `params` and `params.seed`."""

@@ -229,6 +229,8 @@ def _paths(table: TaskTable) -> Iterator[tuple[Path, str | None, bool]]:
     yield ("poll", "path"), poll.path, not of_all
     yield ("poll", "queue", "path"), poll.queue.path if poll.queue is not None else None, False
     yield ("result", "path"), result.path, True
+    if (cancel := table.cancel) is not None:  # else it would end every task at once
+        yield ("cancel", "path"), cancel.path, "id" not in holes_in(cancel.body or {})
     yield ("result", "url"), result.url, False
 
 
@@ -349,7 +351,11 @@ def _unknown_holes(table: TaskTable) -> Iterator[TableFault]:
         (("poll", "root"), poll.root, "id"),
         (("poll", "queue", "path"), queue, ""),
         (("result", "path"), result.path, "id"),
+        (("cancel", "path"), table.cancel.path if table.cancel is not None else None, "id"),
     )
+    for hole in holes_in(table.cancel.body or {}) if table.cancel is not None else ():
+        if hole != "id":
+            yield TableFault(("cancel", "body"), f"`${hole}` stands for nothing", "`$id`, the task's id")
     for path, text, known_hole in holes:
         expected = f"`{{{known_hole}}}`" if known_hole else "a path without holes"
         for hole in _BRACES.findall(text or ""):

@@ -13,7 +13,7 @@ from urllib.parse import quote, urljoin, urlsplit
 
 from batchrunner.core.classify import family_of
 from batchrunner.core.error_policy import POLICY
-from batchrunner.core.http import Decoder, Request, ResponseHead
+from batchrunner.core.http import Completed, Decoder, Ending, Request, ResponseHead
 from batchrunner.core.item import Item
 from batchrunner.core.job import Json, Provider
 from batchrunner.core.outcome import (
@@ -31,11 +31,12 @@ from batchrunner.core.outcome import (
     TaskAccepted,
     TaskAddresses,
 )
+from batchrunner.core.sign import Family
 from batchrunner.core.task_table import MERGED, TaskTable, TaskWord, at_pointer, is_keyed
 from batchrunner.core.text import without_lone_surrogates
 from batchrunner.providers.chat_media import picture_from_base64, picture_from_url
 from batchrunner.providers.error_bodies import ErrorBody, fault_in, plain_problem, problem_of, request_id_of
-from batchrunner.providers.json_decoder import WholeReply
+from batchrunner.providers.json_decoder import WholeReply, is_success
 from batchrunner.providers.json_text import NotJson, cut_value, decode, encode, is_object
 from batchrunner.providers.rate_headers import hints_of, wait_s
 from batchrunner.providers.result_pictures import recordable
@@ -69,6 +70,40 @@ _PIECES_BYTES: Final = 8192
 _OF_THE_TASK: Final = frozenset({400, 422})
 """Statuses with which the request for a result says how the task ended."""
 _MESSAGE_CHARS: Final = 1000
+
+
+def _with_id(value: Json, task_id: str) -> Json:
+    match value:
+        case "$id":
+            return task_id
+        case dict():
+            return {name: _with_id(entry, task_id) for name, entry in value.items()}
+        case list():
+            return [_with_id(entry, task_id) for entry in value]
+        case _:
+            return value
+
+
+class _Wish:
+    """A `Decoder` of what a server says to a wish: None where it took it, whatever its words are."""
+
+    def __init__(self, family: Family) -> None:
+        self._head: ResponseHead | None = None
+        self._refusal = WholeReply[Problem | None](family, read=lambda _head, _value: None)
+
+    def begin(self, head: ResponseHead) -> None:
+        """See `Decoder`."""
+        self._head = head
+        self._refusal.begin(head)
+
+    def feed(self, data: bytes) -> bool:
+        """See `Decoder`."""
+        return self._refusal.feed(data)
+
+    def end(self, ending: Ending) -> Problem | None:
+        """See `Decoder`."""
+        taken = self._head is not None and is_success(self._head) and isinstance(ending, Completed)
+        return None if taken else self._refusal.end(ending)
 
 
 class TableTasks:
@@ -107,6 +142,19 @@ class TableTasks:
     def poll(self, task_id: str, addresses: TaskAddresses = NO_ADDRESSES) -> Request:
         """The free GET that asks how the task stands."""
         return self._get(addresses.poll or self._url(self._table.poll.path or "", task_id))
+
+    def cancel(self, task_id: str) -> Request | None:
+        """What asks the server to end a task; None where the table has nothing for that."""
+        cancel = self._table.cancel
+        if cancel is None:
+            return None
+        body = b"" if cancel.body is None else encode(_with_id(cancel.body, without_lone_surrogates(task_id)))
+        headers = {} if cancel.body is None else {"content-type": "application/json"}
+        return Request(method=cancel.method, url=self._url(cancel.path, task_id), headers=headers, body=body)
+
+    def cancelled(self) -> Decoder[Problem | None]:
+        """Reads the reply to that: any success will do, with a body or without."""
+        return _Wish(self._family)
 
     def _get(self, url: str) -> Request:
         return Request(method="GET", url=url, headers=dict(self._table.poll.headers))

@@ -40,6 +40,8 @@ _PIECE_BYTES = 1 << 16
 
 
 if TYPE_CHECKING:
+    from batchrunner.core.task_table import TaskTable
+
     JsonObject = dict[str, Json]
 else:
     JsonObject = dict[str, object]  # msgspec cannot follow an alias that names itself
@@ -225,6 +227,17 @@ def no_run(folder: Path, *, files: Files = DISK) -> WrongDirectoryError:
         f"{folder}: the job is divided into shards, which are not merged; name the directory of one of them, below "
         f"{folder / SHARDS}, or join them with `batchrunner merge`"
     )
+
+
+def task_table_of(there: RunFile) -> "TaskTable | None":
+    """The table of the task server that the last run asked; None where it asked another one, or the file is of old."""
+    from batchrunner.core.task_table import TaskTable  # noqa: PLC0415 - for the commands that ask for it only
+
+    provider = there.job.get("provider")
+    try:
+        return msgspec.convert(provider.get("task"), TaskTable) if isinstance(provider, dict) else None
+    except msgspec.ValidationError:
+        return None
 
 
 def run_file_or_refuse(folder: Path, *, files: Files = DISK) -> RunFile:

@@ -176,7 +176,7 @@ class ApiTransport:
             return decoder.end(prepared)
         if prepared is None and gate is not None:
             await passed(gate)
-        pace = self._bulk_pace if request.bulk else self._paces[request.method]
+        pace = self._bulk_pace if request.bulk else self._paces["GET" if request.method == "GET" else "POST"]
         deadlines = Deadlines(pace, timer=self._timer, on_silence=self._on_silence, connects=prepared is None)
         reservation: Reservation | None = None
         ending: Ending | None = None

@@ -1,0 +1,113 @@
+"""`batchrunner cancel` of remote tasks: asked for by the table's word, once each; said where a server has no word."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any, ClassVar
+
+import pytest
+
+from tests.e2e.test_cancel import batchrunner, told
+
+TABLE = """
+source: made up for this test
+base: {base}
+auth: {{key_env: TASK_KEY}}
+submit: {{path: /orders, body: {{prompt: $prompt}}, id: [id]}}
+poll: {{path: "/orders/{{id}}", state: [status]}}
+states: {{running: [running], done: [ready], cancelled: [canceled]}}
+result: {{urls: [url]}}
+"""
+CANCEL = 'cancel: {path: "/orders/{id}/cancel"}\n'
+
+
+class Orders(BaseHTTPRequestHandler):
+    """A task server on which nothing ever ends by itself."""
+
+    asked: ClassVar[list[str]] = []
+    cancelled: ClassVar[set[str]] = set()
+
+    def log_message(self, *_: object) -> None:
+        """Nothing on stderr."""
+
+    def _tell(self, status: int, value: Any) -> None:
+        body = b"" if value is None else json.dumps(value).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.asked.append(f"{self.command} {self.path} {self.headers.get('Authorization')}")
+        if self.path == "/orders":
+            self._tell(200, {"id": f"task-{len(self.asked)}"})
+        elif self.path.split("/")[2] in self.cancelled:
+            self._tell(409, {"error": {"message": "it has ended already"}})
+        else:
+            self.cancelled.add(self.path.split("/")[2])
+            self._tell(204, None)
+
+    def do_GET(self) -> None:
+        self._tell(200, {"id": self.path.split("/")[-1], "status": "running"})
+
+
+@contextmanager
+def serving() -> Iterator[str]:
+    Orders.asked, Orders.cancelled = [], set()
+    listening = ThreadingHTTPServer(("127.0.0.1", 0), Orders)
+    listening.daemon_threads = True
+    thread = Thread(target=listening.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{listening.server_address[1]}"
+    finally:
+        listening.shutdown()
+        listening.server_close()
+        thread.join()
+
+
+def with_open_tasks(folder: Path, base: str, *, more: str = CANCEL) -> Path:
+    """The run's directory of a job with two accepted tasks."""
+    (folder / "server.yaml").write_text(TABLE.format(base=base) + more)
+    (folder / "job.yaml").write_text(
+        "name: job\nkind: image\nprovider: {dialect: task, task: server.yaml}\nmodel: m\n"
+        "prompts: [{prompt: a, id: red-kite}, {prompt: b, id: blue-kite}]\ndeadline: 1s\n"
+    )
+    assert batchrunner("run", str(folder / "job.yaml")).status == 3
+    assert len(Orders.asked) == 2
+    return folder / "outputs" / "job"
+
+
+@pytest.fixture(autouse=True)
+def _key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TASK_KEY", "a-key-of-nobody")
+
+
+@pytest.mark.real
+def test_accepted_tasks_are_cancelled_all_or_by_the_item_and_once_each(tmp_path: Path) -> None:
+    with serving() as base:
+        out = with_open_tasks(tmp_path, base)
+        ledgers = {path: path.read_bytes() for path in (out / "ledger").iterdir()}
+        ended = batchrunner("cancel", str(out), "red-kite", "--json")
+        (one,) = json.loads(ended.stdout)["tasks"]
+        assert (ended.status, one["item"], one["problem"]) == (0, "red-kite", None)
+        assert Orders.asked[2:] == [f"POST /orders/{one['id']}/cancel Bearer a-key-of-nobody"]
+        said = told("cancel", str(out), status=1)
+        assert "not cancelled: it has ended already" in said
+        assert "blue-kite" in said
+        assert len(Orders.cancelled) == 2
+        assert "no open task is 'green-kite'" in told("cancel", str(out), "green-kite", status=2)
+        assert {path: path.read_bytes() for path in (out / "ledger").iterdir()} == ledgers
+
+
+@pytest.mark.real
+def test_a_server_without_a_word_for_it_is_not_asked_and_it_is_said(tmp_path: Path) -> None:
+    with serving() as base:
+        out = with_open_tasks(tmp_path, base, more="")
+        said = told("cancel", str(out), status=1)
+        assert said.count("this server is not known to end a task when it is asked") == 2
+        assert len(Orders.asked) == 2
