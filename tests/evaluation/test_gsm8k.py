@@ -157,7 +157,7 @@ def judged_job(folder: Path, server: Simulator) -> Path:
     path.write_text(
         f"name: gsm8k\nprovider: {provider}\nmodels: {json.dumps(MODELS[:2])}\nsystem: '{{{{ style }}}}'\n"
         f"matrix: {{style: {json.dumps(STYLES)}}}\n"
-        f"prompts: {{file: {QUESTIONS}, template: '{{{{ question }}}} End with the number.', limit: {JUDGED}}}\n"
+        f"prompts: {{file: {DATA}, template: '{{{{ question }}}} End with the number.', limit: {JUDGED}}}\n"
         "limits: {concurrency: 64}\noutput: {report: false}\n"
         "checks:\n  - number: \"{{ answer.split('####')[1] }}\"\n  - judge: {use: right.yaml, at_least: 0.5}\n"
     )
