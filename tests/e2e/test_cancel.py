@@ -49,7 +49,7 @@ def test_cancelled_batches_end_and_the_next_run_reads_them(tmp_path: Path) -> No
         stats = server.stats()
         assert (stats["paid"], stats["paid_twice"], stats["batches"]) == (ITEMS, 0, 2)
         assert len(json_lines(out / "results.jsonl")) == ITEMS
-        assert "no batch of this directory is open at the server" in told("cancel", str(out), status=2)
+        assert "no batch or task of this directory is open at the server" in told("cancel", str(out), status=2)
 
 
 @pytest.mark.real

@@ -52,7 +52,8 @@ class Orders(BaseHTTPRequestHandler):
             self._tell(204, None)
 
     def do_GET(self) -> None:
-        self._tell(200, {"id": self.path.split("/")[-1], "status": "running"})
+        task = self.path.split("/")[-1]
+        self._tell(200, {"id": task, "status": "canceled" if task in self.cancelled else "running"})
 
 
 @contextmanager
@@ -102,6 +103,14 @@ def test_accepted_tasks_are_cancelled_all_or_by_the_item_and_once_each(tmp_path:
         assert len(Orders.cancelled) == 2
         assert "no open task is 'green-kite'" in told("cancel", str(out), "green-kite", status=2)
         assert {path: path.read_bytes() for path in (out / "ledger").iterdir()} == ledgers
+        job = tmp_path / "job.yaml"
+        job.write_text(job.read_text("utf-8").replace("deadline: 1s", "deadline: 5m"), "utf-8")
+        assert batchrunner("run", str(job)).status == 1
+        failures = [
+            json.loads(line)["error"]["class"] for line in (out / "failures.jsonl").read_text("utf-8").splitlines()
+        ]
+        assert failures == ["task_cancelled"] * 2
+        assert sum(order.startswith("POST /orders ") for order in Orders.asked) == 2, "nothing is ordered again"
 
 
 @pytest.mark.real
