@@ -152,7 +152,8 @@ def cancel(*, folder: RunFolder, batches: Batches = None, as_json: AsJson = Fals
         said = f"not cancelled: {task.problem}" if task.problem else "cancelled"
         print_message(f"{task.item} (task {task.id}) of {task.model}: {said}")
     if ended.next_command is not None:
-        print_message(f"next: {ended.next_command}   reads what they finished, and sends the rest again")
+        then = "sends the rest again" if ended.batches else "`--retry-failed` sends what was cancelled again"
+        print_message(f"next: {ended.next_command}   reads what they finished; {then}")
     return ended.exit_status
 
 

@@ -250,8 +250,8 @@ def _batch_rows(cost: "CostPlan", batch: "BatchCost") -> Iterator[tuple[str, str
 def _fallback_rows(fallback: "FallbackPlan") -> Iterator[tuple[str, str]]:
     on = ", ".join(fallback.on)
     yield "fallback", f"{printable(fallback.model)} on {on}; at most {count(fallback.at_most, 'request')} more"
-    if {"overloaded", "quota"} & {*fallback.on}:
-        yield "", f"overloaded and quota after {duration(fallback.after_s)}"
+    if later := [reason for reason in fallback.on if reason in {"overloaded", "quota"}]:
+        yield "", f"{' and '.join(later)} after {duration(fallback.after_s)}"
     if cost := fallback.cost:
         most = f", at most {figure(cost.most)}" if cost.most is not None else ", no upper bound: max_tokens is not set"
         answers = f", about {figure(cost.expected)} with answers" if cost.expected is not None else ""

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _OF_LANES: Final[frozenset[FallbackReason]] = frozenset({"overloaded", "quota"})
 """Reasons for which a lane stands still; the others are an item's."""
 _LOOKS: Final = 20
-_MOST_BETWEEN_LOOKS_S: Final = 30.0
+_MOST_BETWEEN_LOOKS_S: Final = 3.0
 
 
 @dataclass(slots=True, kw_only=True)

@@ -85,10 +85,11 @@ def _with_id(value: Json, task_id: str) -> Json:
 
 
 class _Wish:
-    """A `Decoder` of what a server says to a wish: None where it took it, whatever its words are."""
+    """A `Decoder` of what a server says to a wish: None where it took it, whatever its words are but a web page's."""
 
     def __init__(self, family: Family) -> None:
         self._head: ResponseHead | None = None
+        self._begins = b""
         self._refusal = WholeReply[Problem | None](family, read=lambda _head, _value: None)
 
     def begin(self, head: ResponseHead) -> None:
@@ -98,12 +99,13 @@ class _Wish:
 
     def feed(self, data: bytes) -> bool:
         """See `Decoder`."""
+        self._begins = self._begins or data.lstrip()[:1]
         return self._refusal.feed(data)
 
     def end(self, ending: Ending) -> Problem | None:
         """See `Decoder`."""
         taken = self._head is not None and is_success(self._head) and isinstance(ending, Completed)
-        return None if taken else self._refusal.end(ending)
+        return None if taken and self._begins != b"<" else self._refusal.end(ending)
 
 
 class TableTasks:

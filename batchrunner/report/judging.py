@@ -139,6 +139,9 @@ def _faults(job: Job, *, pair: bool) -> Iterator[Mistake]:
     if not isinstance(properties, dict) or wanted not in properties:
         problem = f"a judge answers with a `{wanted}`" if job.schema else "a judge needs a schema"
         yield Mistake(file=job.file, key="schema", problem=problem, expected=expected)
+    if job.fallback is not None:
+        problem = "a judge has no fallback: verdicts of two models are not of one measure"
+        yield Mistake(file=job.file, key="models", problem=problem, expected="`model`, or `models` as a list")
     if any(check.kind == "judge" for check in job.checks):
         problem = "a judge has no judges of its own"
         yield Mistake(file=job.file, key="checks", problem=problem, hint="remove `judge` from its `checks`")

@@ -253,9 +253,7 @@ def _budget_faults(partial: PartialSpec, budget: BudgetSpec) -> Iterator[SpecErr
     own = budget.prices if isinstance(budget.prices, dict) else {}
     for model, price in own.items():
         path = ("budget", "prices", model)
-        if not any(partial.given(*path, key) for key in PriceSpec.model_fields if key != "batch") and _is_whole(
-            partial, *path
-        ):
+        if not any(partial.given(*path, key) for key in _WHOLE_PRICES) and _is_whole(partial, *path):
             yield SpecError(path=path, problem="has no price", expected="input, output, picture or call")
         elif partial.knows("kind") and partial.kind != "image" and price.picture:
             yield SpecError(path=(*path, "picture"), problem="is for `kind: image` only")
@@ -265,6 +263,10 @@ def _budget_faults(partial: PartialSpec, budget: BudgetSpec) -> Iterator[SpecErr
             path=("budget", "tokens"), problem="is for `kind: chat` only: files are not counted in tokens", hint=hint
         )
     yield from _uncounted(partial, budget, found)
+
+
+_WHOLE_PRICES = ("input", "output", "picture", "call")
+"""What a call can be counted by; the other keys change what these come to."""
 
 
 def _is_whole(partial: PartialSpec, *path: str) -> bool:

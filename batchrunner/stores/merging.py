@@ -19,7 +19,7 @@ from typing import Final
 import msgspec
 
 from batchrunner.core import VERSION
-from batchrunner.core.errors import JobMistakesError, LockHeldError, Mistake, WrongDirectoryError
+from batchrunner.core.errors import JobMistakesError, LockHeldError, Mistake, StoreBrokenError, WrongDirectoryError
 from batchrunner.core.job import Json
 from batchrunner.core.lifecycle import ItemEvent, ItemState
 from batchrunner.core.part import Shard
@@ -88,6 +88,14 @@ class _Run:
     adopted: list[ItemEvent]
 
 
+def _lost(folder: Path, number: int) -> StoreBrokenError:
+    return StoreBrokenError(
+        f"{folder}: {number:,} finished {'item has' if number == 1 else 'items have'} lost a row or a picture; restore "
+        "results.jsonl and the pictures, or run the shard with --resend-lost to pay for them again, or merge what is "
+        "there with --partial"
+    )
+
+
 class Merge:
     """One merge: `run` it, once. Blocks."""
 
@@ -112,7 +120,7 @@ class Merge:
         Raises:
             LockHeldError: a process works on a shard, or on the merged run.
             LedgerDamagedError, LedgerMissingError, WrongDirectoryError: of a shard.
-            StoreBrokenError: the disk refused.
+            StoreBrokenError: the disk refused, or finished items of a shard have lost what they made.
         """
         base = self._base
         before = read_merged(base)
@@ -192,6 +200,8 @@ class Merge:
             for event in found.adopted(state):
                 adopted.append(event)
                 state.apply(event, at=time.time())
+            if state.lost and not self._partial:
+                raise _lost(folder, len(state.lost))
         ends = [
             (one.number, _whole_end(folder / LEDGER, one, size_bytes=sizes[one.number]))
             for one in reading.segments

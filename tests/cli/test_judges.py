@@ -305,6 +305,10 @@ MISTAKES = [
     ({"judge": JUDGE_JOB.replace("run: outputs/a", "file: ../questions.jsonl")}, "prompts: a judge reads a run"),
     ({"judge": JUDGE_JOB + "checks: [{judge: {use: helpful.yaml}}]"}, "checks: a judge has no judges of its own"),
     ({"judge": JUDGE_JOB.replace("model: sim/judge", "modle: sim/judge")}, "judges/helpful.yaml"),
+    (
+        {"judge": JUDGE_JOB.replace("model: sim/judge", "models: {first: sim/judge, then: sim/other}")},
+        "models: a judge has no fallback",
+    ),
 ]
 
 

@@ -234,6 +234,22 @@ def test_a_damaged_shard_is_told_and_the_shards_stay_open(batchrunner: CommandLi
     assert batchrunner("merge", OUT).status == 0
 
 
+@pytest.mark.parametrize("missing", ["results.jsonl", "images"])
+def test_a_shard_that_has_lost_rows_or_pictures_is_not_merged_in_silence(
+    batchrunner: CommandLine, missing: str
+) -> None:
+    write(batchrunner, more="kind: image\n" if missing == "images" else "")
+    run_shards(batchrunner, 2)
+    shard = shard_folder(batchrunner.folder / OUT, 1, 2)
+    (shard / missing).rename(batchrunner.folder / "kept")
+    refused = batchrunner("merge", OUT)
+    assert refused.status == 4
+    assert "have lost a row or a picture" in refused.err
+    (batchrunner.folder / "kept").rename(shard / missing)
+    merged = batchrunner("merge", OUT, "--json")
+    assert (merged.status, merged.json["rows"]) == (0, ITEMS)
+
+
 def test_two_different_files_of_one_name_refuse_the_merge(batchrunner: CommandLine) -> None:
     write(batchrunner, more="kind: image\nparams: {size: 64x64}\n")
     run_shards(batchrunner, 2)

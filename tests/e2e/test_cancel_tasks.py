@@ -114,6 +114,26 @@ def test_accepted_tasks_are_cancelled_all_or_by_the_item_and_once_each(tmp_path:
 
 
 @pytest.mark.real
+def test_a_web_page_is_no_consent_to_cancel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def page(self: Orders) -> None:
+        if self.path == "/orders":
+            return order(self)
+        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.send_response(200)
+        self.send_header("Content-Type", "text/html")
+        self.send_header("Content-Length", "13")
+        self.end_headers()
+        self.wfile.write(b"<html></html>")
+        return None
+
+    order = Orders.do_POST
+    monkeypatch.setattr(Orders, "do_POST", page)
+    with serving() as base:
+        out = with_open_tasks(tmp_path, base)
+        assert told("cancel", str(out), status=1).count("not cancelled: ") == 2
+
+
+@pytest.mark.real
 def test_a_server_without_a_word_for_it_is_not_asked_and_it_is_said(tmp_path: Path) -> None:
     with serving() as base:
         out = with_open_tasks(tmp_path, base, more="")

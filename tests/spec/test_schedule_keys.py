@@ -204,6 +204,8 @@ def test_points_of_modelscope_are_assumed_until_the_job_states_them(load: Load) 
         ("budget: {money: 5}", "budget.prices", 'no price for "m"', ""),
         ("budget: {money: 5, prices: {x: {call: 1}}}", "budget.prices", 'no price for "m"', ""),
         ("budget: {prices: {m: {}}}", "budget.prices.m", "has no price", ""),
+        ("budget: {money: 5, prices: {m: {cache_read: 1}}}", "budget.prices.m", "has no price", ""),
+        ("budget: {money: 5, prices: {m: {cache_write: 1, batch: 0.5}}}", "budget.prices.m", "has no price", ""),
         ("budget: {prices: {m: {inputs: 1}}}", "budget.prices.m.inputs", "not a known key", "`input`"),
         ("budget: {prices: {m: {picture: 1}}}", "budget.prices.m.picture", "`kind: image` only", ""),
         ("budget: {points: 5}", "budget.points", "costs no points", "provider.points_per_call"),
