@@ -16,8 +16,8 @@ from batchrunner.core.exports import ExportRow, PicturesAs, Shapable
 from batchrunner.exporters.arrow_types import ArrowType, arrow_type, fits, hub_feature, instant, stored, type_of_schema
 from batchrunner.exporters.columns import cells_of, columns_of, mapping, mappings, text
 
-_GROUP_BYTES: Final = 8 << 20
-_GROUP_ROWS: Final = 2_000
+_GROUP_BYTES: Final = 4 << 20
+_GROUP_ROWS: Final = 1_000
 """A group of rows is written when it has so many, or so many bytes: memory does not grow with the run."""
 _PARSED: Final = "output.parsed"
 _PATHS: Final = "output.images"
