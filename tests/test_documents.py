@@ -370,6 +370,8 @@ BESIDE: Final[dict[str, dict[str, Any]]] = {
     "budget.currency": {"budget": {"prices": {"m": {"input": 1}}}},
     "budget.prices.{}.picture": {"provider": "modelscope", "kind": "image"},
     "budget.prices.{}.batch": {"budget": {"prices": {"m": {"input": 1}}}},
+    "budget.prices.{}.cache_read": {"budget": {"prices": {"m": {"input": 1}}}},
+    "budget.prices.{}.cache_write": {"budget": {"prices": {"m": {"input": 1}}}},
     "budget.prices": {"model": "Qwen/Qwen3-8B"},
     "budget.points": {"provider": {"preset": "modelscope"}},
     **{f"checks.[].{option}": {"checks": [{"any": "a"}]} for option in ("counts", "ignore_case", "name", "of", "when")},

@@ -339,6 +339,7 @@ def test_no_decoder_is_missing() -> None:
         "MessagesDecoder",
         "ResponsesDecoder",
         "WholeReply",
+        "_PlainReply",
         "BalanceReader",
     }
     assert len(list(cuts(b"abc"))) == 15
