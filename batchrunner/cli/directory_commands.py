@@ -134,8 +134,8 @@ def cancel(*, folder: RunFolder, batches: Batches = None, as_json: AsJson = Fals
     r"""Cancel open batches and tasks at the provider.
 
     \b
-    What was finished by then is paid for, and the next run reads it; the items of the rest
-    are sent again. Refused while a run works on DIR:
+    What was finished by then is paid for, and the next run reads it. It sends the rest of a
+    batch again; the item of a cancelled task has failed. Refused while a run works on DIR:
       batchrunner cancel outputs/night
       batchrunner cancel outputs/night batch_68f1
       batchrunner cancel outputs/videos a-red-kite

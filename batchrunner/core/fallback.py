@@ -1,4 +1,7 @@
-"""Other models for prompts that the first one gives no answer to: `models: {first, then, on, after}`."""
+"""Other models for prompts that the first one gives no answer to: `models: {first, then, on, after}`.
+
+A module of its own, because the table of problems, plans and statuses need these names and nothing else of a job.
+"""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
