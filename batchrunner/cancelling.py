@@ -10,11 +10,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+from batchrunner.core.batch_ports import BatchDialect
 from batchrunner.core.errors import ExitStatus, JobMistakesError, Mistake, WrongDirectoryError
 from batchrunner.core.job import Provider
 from batchrunner.core.lifecycle import OpenTask
 from batchrunner.core.outcome import Problem
-from batchrunner.core.ports import BatchDialect, CancellingDialect, Transport
+from batchrunner.core.ports import CancellingDialect, Transport
 from batchrunner.core.presets import PRESETS
 from batchrunner.core.remote_batch import RemoteBatch
 from batchrunner.engine.planning import same_server

@@ -1,10 +1,29 @@
 """What crosses the network, as values: requests, heads of replies, how a reply ended, and who reads its bytes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Final, Literal, Protocol, TypeVar
 
 T_co = TypeVar("T_co", covariant=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamedBody:
+    """A body that is held nowhere: it is read while it is sent, and again by whoever sends it again."""
+
+    size_bytes: int
+    pieces: Callable[[], Iterator[bytes]]
+    """All of it from the beginning, each time. Blocks; raises StoreBrokenError when it cannot be read any more."""
+
+    def between(self, before: bytes, after: bytes) -> "StreamedBody":
+        """The same between these bytes."""
+
+        def pieces() -> Iterator[bytes]:
+            yield before
+            yield from self.pieces()
+            yield after
+
+        return StreamedBody(size_bytes=len(before) + self.size_bytes + len(after), pieces=pieces)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -18,6 +37,8 @@ class Request:
     url: str
     headers: dict[str, str] = field(default_factory=dict)
     body: bytes | None = None
+    streamed: StreamedBody | None = None
+    """The body, where it is too large for memory; `body` is None then."""
     bulk: bool = False
     """What it sends, or its reply, is a file: that may be large, take long, and is not held in memory."""
 

@@ -3,11 +3,12 @@
 The engine imports this and not the packages that implement it, so it runs on the simulator without disk and sockets.
 """
 
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, TypeAlias, TypeVar, runtime_checkable
 
+from batchrunner.core.batch_ports import BatchDialect, BatchFiles
 from batchrunner.core.control import Command, ControlState, Reply
 from batchrunner.core.errors import StoreBrokenError
 from batchrunner.core.events import Event
@@ -25,7 +26,6 @@ from batchrunner.core.outcome import (
     TaskAddresses,
 )
 from batchrunner.core.plan import Totals
-from batchrunner.core.remote_batch import BatchLine, BatchLook, BatchPage, ResultFile
 from batchrunner.core.row import Audio, FailureRow, MediaFile, Picture, PictureOrigin, ResultRow
 
 T = TypeVar("T")
@@ -104,104 +104,6 @@ class SharedDialect(Dialect, Protocol):
 
     def decoder_of_all(self, items: Sequence[Item]) -> Decoder[tuple[Answer | Problem, ...] | Problem]:
         """A fresh reader for its reply: an outcome for each item in their order, or a problem of all of it."""
-
-
-class BatchDialect(Protocol):
-    """A wire protocol of batches: files of requests that are ordered as a whole. Pure."""
-
-    @property
-    def most_items(self) -> int:
-        """Requests of a batch."""
-
-    @property
-    def most_bytes(self) -> int:
-        """Of the file of requests."""
-
-    @property
-    def is_known(self) -> bool:
-        """Whether the provider is known to have batches."""
-
-    @property
-    def finds_again(self) -> bool:
-        """Whether a batch is found in the account's list by what was known before it was ordered.
-
-        Otherwise the list tells the size and the time of each, and with that at most that none can be it.
-        """
-
-    @property
-    def uploads(self) -> bool:
-        """Whether requests are uploaded as a file before the order; otherwise they stand in the order."""
-
-    def line(self, item: Item) -> bytes:
-        """The item's line in the file of requests, newline included."""
-
-    def upload(self, lines: Sequence[bytes], *, name: str) -> Request:
-        """The POST of the file of requests; free, and may be repeated."""
-
-    def uploaded(self) -> Decoder[str | Problem]:
-        """A fresh reader for its reply: the file's id."""
-
-    def create(self, file: str, *, key: str, model: str, lines: Sequence[bytes] = ()) -> Request:
-        """The paid POST that orders the batch of an uploaded file, or of these lines, with what names our intent."""
-
-    def look(self, batch_id: str) -> Request:
-        """The GET that asks how a batch stands."""
-
-    def cancel(self, batch_id: str) -> Request:
-        """The POST that asks for a batch's end; free, and may be repeated. What it has finished stays paid for."""
-
-    def looked(self) -> Decoder[BatchLook | Problem]:
-        """A fresh reader for the reply to `create`, `look` and `cancel`."""
-
-    def listing(self, after: str | None) -> Request:
-        """The GET of a page of the account's batches."""
-
-    def listed(self, after: str | None = None) -> Decoder[BatchPage | Problem]:
-        """A fresh reader for the reply to the same `listing`."""
-
-    def content(self, file: str) -> Request:
-        """The GET of a result file."""
-
-    def downloaded(self, write: Callable[[bytes], None]) -> Decoder[Problem | None]:
-        """A fresh reader for its reply: gives each piece to `write`, and comes to None when the file is whole."""
-
-    def read(self, line: bytes) -> BatchLine:
-        """A line of a result file. Never raises."""
-
-    def answer(self, item: Item, line: BatchLine, *, received_at: float) -> SendOutcome:
-        """What the reply in a line comes to."""
-
-
-class FileBeingWritten(Protocol):
-    """A result file on its way to the disk."""
-
-    def write(self, data: bytes) -> None:
-        """The next piece. Raises StoreBrokenError."""
-
-    def finish(self) -> ResultFile:
-        """Durable under its name when this returns; blocks. Raises StoreBrokenError."""
-
-    def give_up(self) -> None:
-        """Nothing is left of it."""
-
-
-class BatchFiles(Protocol):
-    """`batches/`: result files of batches. Every call blocks, and raises StoreBrokenError."""
-
-    def begin(self, name: str) -> FileBeingWritten:
-        """A new file in the folder."""
-
-    def stands(self, file: ResultFile) -> bool:
-        """Whether the file is there with the bytes that were recorded."""
-
-    def lines(self, path: str) -> Iterator[tuple[int, bytes]]:
-        """(offset, line without its newline) of a result file, in order."""
-
-    def line_at(self, path: str, offset: int, size_bytes: int) -> bytes:
-        """One of these lines again."""
-
-    def set_aside(self, name: str, lines: Iterable[bytes]) -> str:
-        """Keep lines of results that belong to no item; the path below the run's directory."""
 
 
 class Transport(Protocol):

@@ -5,7 +5,7 @@ ledger until the batch has given its answer, gives it back, or a person decides.
 """
 
 from dataclasses import dataclass, field
-from typing import Final, Literal, TypeAlias
+from typing import Final, Literal, NamedTuple, TypeAlias
 
 from batchrunner.core.budget import Tally
 from batchrunner.core.events import (
@@ -18,6 +18,7 @@ from batchrunner.core.events import (
     Event,
     Failed,
 )
+from batchrunner.core.http import StreamedBody
 from batchrunner.core.lifecycle import OpenTask, Park
 from batchrunner.core.outcome import HeldItem, Problem
 
@@ -189,6 +190,23 @@ class BatchPage:
     batches: tuple[BatchLook, ...]
     after: str | None = None
     """Where the next page begins; None after the last one."""
+
+
+class ItemName(NamedTuple):
+    """An item of a batch that is being built, without what it asks."""
+
+    id: str
+    key: bytes
+    """The 16 bytes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestFile:
+    """The requests of a batch, on the disk until its order has left."""
+
+    body: StreamedBody
+    sha256: str
+    """Of the whole file, in hex."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,15 +1,19 @@
-"""Which items go into the next batches: the source is read once, and what is worth a batch is handed over."""
+"""Which items go into the next batches: the source is read once, and what is worth a batch is handed over.
 
+Of the items of a batch only their names are kept; what they ask stands in its file of requests, on the disk.
+"""
+
+import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from batchrunner.core.batch_ports import BatchDialect, BatchFiles, RequestsBeingWritten
 from batchrunner.core.budget import Amounts
 from batchrunner.core.item import Item
-from batchrunner.core.ports import BatchDialect
-from batchrunner.core.remote_batch import WORTH_A_BATCH
+from batchrunner.core.remote_batch import WORTH_A_BATCH, ItemName
 
 if TYPE_CHECKING:
     from batchrunner.engine.runner import Runner
@@ -19,15 +23,15 @@ if TYPE_CHECKING:
 class Draft:
     """Items of one model that will be a batch."""
 
-    items: list[Item] = field(default_factory=list)
-    lines: list[bytes] = field(default_factory=list)
-    size_bytes: int = 0
+    requests: RequestsBeingWritten
+    items: list[ItemName] = field(default_factory=list)
 
-    def add(self, item: Item, line: bytes) -> None:
+    async def add(self, item: Item, key: bytes, line: bytes) -> None:
         """One more item, with its line in the file of requests."""
-        self.items.append(item)
-        self.lines.append(line)
-        self.size_bytes += len(line)
+        self.items.append(ItemName(item.id, key))
+        self.requests.add(line)
+        if self.requests.is_due:
+            await asyncio.to_thread(self.requests.flush)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -36,6 +40,7 @@ class Drafts:
 
     runner: "Runner"
     dialect: BatchDialect
+    files: BatchFiles
     order: Callable[[str, Draft], Awaitable[bool]]
     most_items: int
     set_aside: dict[bytes, Amounts]
@@ -55,10 +60,19 @@ class Drafts:
         Raises:
             JobMistakesError: a source became unreadable.
             SteppedOutError: the run drains.
+            StoreBrokenError: the disk refused.
         """
-        runner = self.runner
         self._open, self._taken, self._ordered = {}, set(), Counter()
         self.has_no_room = False
+        try:
+            await self._read()
+        finally:
+            for draft in self._open.values():
+                await asyncio.to_thread(draft.requests.remove)
+            self._open.clear()
+
+    async def _read(self) -> None:
+        runner = self.runner
         models = frozenset(model for model in runner.job.models if self._usable(model))
         async with aclosing(runner.ports.items.batches(models)) as groups:
             async for group in groups:
@@ -77,27 +91,34 @@ class Drafts:
         line = self.dialect.line(item)
         if len(line) > self.dialect.most_bytes:
             return True  # it goes the ordinary way
-        draft = self._open.setdefault(item.model, Draft())
-        if draft.items and (
-            len(draft.items) >= self.most_items or draft.size_bytes + len(line) > self.dialect.most_bytes
-        ):
+        draft = self._open.get(item.model)
+        if draft is not None and self._is_full(draft, line):
             self._ordered[item.model] += len(draft.items)
-            self._taken.difference_update([bytes.fromhex(one.key) for one in draft.items])
+            self._taken.difference_update([one.key for one in draft.items])
             if not await self.order(item.model, draft):
                 return False
-            draft = self._open[item.model] = Draft()
-        if self._is_admitted(item):
-            draft.add(item, line)
-            self._taken.add(bytes.fromhex(item.key))
-        else:
+            await asyncio.to_thread(draft.requests.remove)
+            draft = None
+        if not self._is_admitted(item):
             self.has_no_room = True
+            return True
+        if draft is None:
+            requests = await asyncio.to_thread(self.files.begin_requests, self.dialect.between)
+            draft = self._open[item.model] = Draft(requests)
+        key = bytes.fromhex(item.key)
+        self._taken.add(key)
+        await draft.add(item, key, line)
         return True
+
+    def _is_full(self, draft: Draft, line: bytes) -> bool:
+        size_bytes = draft.requests.size_bytes + len(self.dialect.between) + len(line)
+        return len(draft.items) >= self.most_items or size_bytes > self.dialect.most_bytes
 
     def give_up(self, draft: Draft) -> None:
         """Its items stay where they are."""
         for item in draft.items:
-            if (estimate := self.set_aside.pop(bytes.fromhex(item.key), None)) is not None:
-                self.runner.budget_guard.commit(item, estimate, None, in_batch=True)
+            if (estimate := self.set_aside.pop(item.key, None)) is not None:
+                self.runner.budget_guard.give_back(estimate)
 
     def _usable(self, model: str) -> bool:
         lanes = self.runner.lanes.of_model(model)

@@ -4,9 +4,9 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from batchrunner.core.batch_ports import BatchDialect
 from batchrunner.core.error_policy import POLICY
 from batchrunner.core.outcome import Problem, ProblemKind
-from batchrunner.core.ports import BatchDialect
 from batchrunner.core.remote_batch import BatchLook, RemoteBatch
 from batchrunner.engine.batch_records import BatchRecords
 from batchrunner.engine.batch_requests import NOT_FOUND, BatchRequests

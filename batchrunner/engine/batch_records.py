@@ -21,10 +21,9 @@ from batchrunner.core.events import (
     Requeued,
     Retry,
 )
-from batchrunner.core.item import Item
 from batchrunner.core.outcome import ProblemKind
 from batchrunner.core.ports import Clock, Ledger
-from batchrunner.core.remote_batch import RemoteBatch, ResultFile
+from batchrunner.core.remote_batch import ItemName, RemoteBatch, ResultFile
 from batchrunner.core.state import LedgerState
 from batchrunner.engine.pending_records import uncancellable
 
@@ -41,13 +40,13 @@ class BatchRecords:
     state: LedgerState
     clock: Clock
 
-    async def begun(self, intent: BatchIntent, items: Sequence[Item]) -> RemoteBatch:
+    async def begun(self, intent: BatchIntent, items: Sequence[ItemName]) -> RemoteBatch:
         """A batch of these items is about to be ordered. Durable when this returns."""
         await self._all([intent])
         await self._all(
-            Batched(i=item.id, k=item.key, n=n, a=a, b=intent.b)
+            Batched(i=item.id, k=item.key.hex(), n=n, a=a, b=intent.b)
             for item in items
-            for n, a in (self.state.next_send(bytes.fromhex(item.key), item.id),)
+            for n, a in (self.state.next_send(item.key, item.id),)
         )
         return self.state.batches.of(intent.b)
 

@@ -6,11 +6,12 @@ from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 from typing import Final
 
+from batchrunner.core.batch_ports import BatchDialect, BatchFiles
 from batchrunner.core.error_policy import POLICY, Then
 from batchrunner.core.outcome import Problem, ProblemKind
 from batchrunner.core.pacing import backoff_s
-from batchrunner.core.ports import BatchDialect, BatchFiles, Transport
-from batchrunner.core.remote_batch import BatchLook, RemoteBatch, ResultFile
+from batchrunner.core.ports import Transport
+from batchrunner.core.remote_batch import BatchLook, RemoteBatch, RequestFile, ResultFile
 
 NOT_FOUND: Final = 404
 _TRIES: Final = 5
@@ -27,13 +28,14 @@ class BatchRequests:
     sleep: Callable[[float], Awaitable[None]]
     random_source: random.Random
 
-    async def upload(self, batch: RemoteBatch, lines: list[bytes]) -> str | Problem:
-        """The id of the file of requests. Raises SteppedOutError when the run drains between two tries.
+    async def upload(self, batch: RemoteBatch, requests: RequestFile) -> str | Problem:
+        """The id of the file of requests, which each try reads anew.
 
-        Empties the lines: while the file is on its way it is in memory once.
+        Raises:
+            SteppedOutError: the run drains between two tries.
+            StoreBrokenError: the file cannot be read any more.
         """
-        request = self.dialect.upload(lines, name=f"batchrunner-{batch.number:06d}.jsonl")
-        lines.clear()
+        request = self.dialect.upload(requests, name=f"batchrunner-{batch.number:06d}.jsonl")
         tries = 0
         while True:
             outcome = await self.transport.exchange(request, self.dialect.uploaded(), account=batch.account)
@@ -42,13 +44,9 @@ class BatchRequests:
                 return outcome
             await self.sleep(self.backoff_s(tries, outcome))
 
-    async def order(self, batch: RemoteBatch, lines: list[bytes]) -> BatchLook | Problem:
-        """The one request that is paid for; its intent, and its file if it has one, are in the ledger.
-
-        Empties the lines, as `upload` does.
-        """
-        request = self.dialect.create(batch.file, key=batch.key, model=batch.model, lines=lines)
-        lines.clear()
+    async def order(self, batch: RemoteBatch, requests: RequestFile) -> BatchLook | Problem:
+        """The one request that is paid for; its intent, and its file if it has one, are in the ledger."""
+        request = self.dialect.create(batch.file, key=batch.key, model=batch.model, requests=requests)
         return await self.transport.exchange(request, self.dialect.looked(), account=batch.account)
 
     async def look(self, batch: RemoteBatch) -> BatchLook | Problem:

@@ -10,13 +10,14 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Final
 
+from batchrunner.core.batch_ports import BatchDialect, BatchFiles
 from batchrunner.core.budget import Amounts
 from batchrunner.core.error_policy import POLICY, Then, may_try_again
 from batchrunner.core.item import Item
 from batchrunner.core.job import Job
 from batchrunner.core.lifecycle import OpenTask
 from batchrunner.core.outcome import Answer, Problem, ProblemKind, SendOutcome
-from batchrunner.core.ports import BatchDialect, BatchFiles, Ports
+from batchrunner.core.ports import Ports
 from batchrunner.core.remote_batch import BatchLine, RemoteBatch
 from batchrunner.engine.batch_records import BatchRecords
 from batchrunner.engine.budget_guard import BudgetGuard

@@ -10,14 +10,13 @@ batch is ever cancelled from here. What a batch gives back goes into another one
 import asyncio
 import math
 from dataclasses import dataclass, field
-from hashlib import sha256
 from typing import TYPE_CHECKING, Final
 
+from batchrunner.core.batch_ports import BatchDialect, BatchFiles
 from batchrunner.core.error_policy import POLICY, Then, is_ambiguous
 from batchrunner.core.events import BatchIntent
 from batchrunner.core.item import digest
 from batchrunner.core.outcome import Problem
-from batchrunner.core.ports import BatchDialect, BatchFiles
 from batchrunner.core.remote_batch import BatchLook, RemoteBatch
 from batchrunner.engine.attempt import Attempts
 from batchrunner.engine.batch_drafts import Draft, Drafts
@@ -36,6 +35,8 @@ _REFUSED_CAP_S: Final = 3600.0
 _EMPTY_MOST: Final = 3
 """Batches in a row that gave all their items back."""
 _PAUSED_LOOK_S: Final = 5.0
+_TOO_LARGE: Final = 413
+"""The status of a file that is larger than the server takes."""
 _REFUSED: Final = "batch_refused"
 IN_THE_ORDER: Final = "in the order"
 """Stands for the id of a file of requests where the API has none: from that record on the order may have left."""
@@ -82,6 +83,7 @@ class BatchPhase:
         self.drafts = Drafts(
             runner=runner,
             dialect=self.dialect,
+            files=self.files,
             order=self._order,
             most_items=min(runner.job.batch.max_items or self.dialect.most_items, self.dialect.most_items),
             set_aside=self.results.set_aside,
@@ -200,33 +202,31 @@ class BatchPhase:
         lanes = [lane for lane in runner.lanes.of_model(model) if lane.closed is None]
         account = lanes[number % len(lanes)].account if lanes else runner.ports.accounts[0]
         wall = runner.ports.clock.wall()
-        digest_of_file = sha256()
-        for line in draft.lines:
-            digest_of_file.update(line)
+        requests = await asyncio.to_thread(draft.requests.finish)
         intent = BatchIntent(
             b=number,
-            key=digest([runner.job.name, number, f"{wall:.6f}", *(item.key for item in draft.items)]),
+            key=digest([runner.job.name, number, f"{wall:.6f}", *(item.key.hex() for item in draft.items)]),
             items=len(draft.items),
             model=model,
             account=account,
             origin=runner.job.provider.base_url,
-            sha256=digest_of_file.hexdigest(),
-            bytes=draft.size_bytes,
+            sha256=requests.sha256,
+            bytes=requests.body.size_bytes,
         )
         batch = await self.records.begun(intent, draft.items)
         draft.items.clear()
         file: str | Problem = IN_THE_ORDER
         if self.dialect.uploads:
             try:
-                file = await self.requests.upload(batch, draft.lines)
+                file = await self.requests.upload(batch, requests)
             except SteppedOutError:
                 await self.release(batch, NOT_ORDERED)
                 raise
         if isinstance(file, Problem):
-            await self.refused(batch, file)
+            await self.refused(batch, file, too_much=file.status == _TOO_LARGE)
             return False
         await self.records.uploaded(batch, file)
-        outcome = await self.requests.order(batch, draft.lines)
+        outcome = await self.requests.order(batch, requests)
         return await self._after_order(batch, outcome)
 
     async def _after_order(self, batch: RemoteBatch, outcome: BatchLook | Problem) -> bool:
@@ -239,7 +239,7 @@ class BatchPhase:
             self.runner.say(f"batch {name_of(batch)}: no clear reply to its order ({outcome.message}); looking for it")
             self.follower.follow(batch, wait_s=self.follower.gap_s() / 10.0)
             return True
-        await self.refused(batch, outcome)
+        await self.refused(batch, outcome, too_much=outcome.status == _TOO_LARGE)
         return False
 
     async def accepted(self, batch: RemoteBatch, look: BatchLook) -> None:
@@ -252,6 +252,7 @@ class BatchPhase:
     async def refused(self, batch: RemoteBatch, problem: Problem, *, too_much: bool = False) -> None:
         """Nothing of it was executed. A limit lets a smaller batch through, later; anything else ends the run."""
         items = batch.left
+        too_much = too_much and items > 1
         await self.release(batch, _REFUSED)
         if not too_much and not passes(problem):
             reason = f"the server refused a batch: {problem.message}"

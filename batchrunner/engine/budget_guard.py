@@ -175,6 +175,12 @@ class BudgetGuard:
         self.spent = self.spent.plus(self._real(item, estimate, outcome, in_batch=in_batch))
         self._changed.notify()
 
+    def give_back(self, estimate: Amounts) -> None:
+        """What was set aside for a send that never leaves."""
+        self._under_way -= 1
+        self.set_aside = self.set_aside.plus(estimate, times=-1.0) if self._under_way else _NOTHING
+        self._changed.notify()
+
     async def admitted(self, item: Item, lane: "Lane", ticket: Ticket) -> tuple[int, Amounts | None]:
         """Tokens a minute and room in the budget, where the job limits them: what was taken of each.
 

@@ -12,7 +12,8 @@ from batchrunner.core.job import DialectName, Job, Provider
 from batchrunner.core.presets import PRESETS
 
 if TYPE_CHECKING:
-    from batchrunner.core.ports import BatchDialect, Dialect, TaskDialect
+    from batchrunner.core.batch_ports import BatchDialect
+    from batchrunner.core.ports import Dialect, TaskDialect
     from batchrunner.providers.batch_replies import Hide
 
 

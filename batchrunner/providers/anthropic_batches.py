@@ -5,7 +5,6 @@ same account and size: it is held. Where the list has none of its size, it was n
 a reply that the dialect of messages reads. See docs/batches.md.
 """
 
-from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Final
@@ -18,9 +17,9 @@ from batchrunner.core.item import Item
 from batchrunner.core.job import Json, Provider
 from batchrunner.core.outcome import Problem, ProblemKind, Revision
 from batchrunner.core.ports import Dialect
-from batchrunner.core.remote_batch import BatchLine, BatchLook, BatchPage
+from batchrunner.core.remote_batch import BatchLine, BatchLook, BatchPage, RequestFile
 from batchrunner.providers.anthropic_messages import VERSION
-from batchrunner.providers.batch_hosts import is_known
+from batchrunner.providers.batch_hosts import ANTHROPIC, is_known
 from batchrunner.providers.batch_replies import ChatReplies, Hide, as_it_is, get, not_understood, text_of
 from batchrunner.providers.error_bodies import plain_problem, refusal
 from batchrunner.providers.json_decoder import WholeReply
@@ -28,6 +27,8 @@ from batchrunner.providers.json_text import at, decode, encode, is_object
 from batchrunner.providers.request_body import anthropic_url
 
 _PAGE: Final = 100
+_BEFORE: Final = b'{"requests":['
+_AFTER: Final = b"]}"
 _ENDED: Final = "ended"
 _NOT_EXECUTED: Final = frozenset({"canceled", "expired"})
 _STATUS: Final[dict[str, int]] = {
@@ -49,11 +50,12 @@ _UNKNOWN_STATUS: Final = 500
 class AnthropicBatches(ChatReplies):
     """A `BatchDialect` over the dialect of messages of the same provider."""
 
-    most_items = 100_000
-    most_bytes = 25_000_000
-    """The server takes 256 MB; the order is in memory while it is sent."""
+    most_items = ANTHROPIC.most_items
+    most_bytes = ANTHROPIC.most_bytes - len(_BEFORE) - len(_AFTER)
+    """The limit is that of the whole order."""
     finds_again = False
     uploads = False
+    between = b","
 
     def __init__(self, provider: Provider, chat: Dialect, hide: Hide = as_it_is) -> None:
         super().__init__(provider, chat, hide)
@@ -75,19 +77,19 @@ class AnthropicBatches(ChatReplies):
             params.pop("stream", None)
         return b'{"custom_id":%b,"params":%b}\n' % (encode(item.key), encode(params if is_object(params) else {}))
 
-    def upload(self, lines: Sequence[bytes], *, name: str) -> Request:
+    def upload(self, requests: RequestFile, *, name: str) -> Request:
         """Never asked for: see `uploads`."""
-        raise NotImplementedError(name, len(lines))
+        raise NotImplementedError(name, requests.sha256)
 
     def uploaded(self) -> Decoder[str | Problem]:
         """Never asked for: see `uploads`."""
         raise NotImplementedError
 
-    def create(self, file: str, *, key: str, model: str, lines: Sequence[bytes] = ()) -> Request:  # noqa: ARG002 - the port
-        """The POST that orders the batch of these lines."""
-        body = b'{"requests":[%b]}' % b",".join(lines)
+    def create(self, file: str, *, key: str, model: str, requests: RequestFile) -> Request:  # noqa: ARG002 - the port
+        """The POST that orders the batch of these requests."""
+        body = requests.body.between(_BEFORE, _AFTER)
         headers = {"content-type": "application/json", "accept": "application/json", "anthropic-version": VERSION}
-        return Request(method="POST", url=self._batches, headers=headers, body=body, bulk=True)
+        return Request(method="POST", url=self._batches, headers=headers, streamed=body, bulk=True)
 
     def look(self, batch_id: str) -> Request:
         """The GET that asks how a batch stands."""

@@ -42,6 +42,10 @@ _DASHSCOPE: Final = BatchHost(
     endpoints={"batch-test-model": "/v1/chat/ds-test"},
 )
 _ZHIPU: Final = BatchHost(window=None, dialects=("openai-chat", "openai-embeddings"))
+ANTHROPIC: Final = BatchHost(
+    most_items=100_000, most_bytes=256_000_000, metadata=False, dialects=("anthropic-messages",)
+)
+"""Its limit of bytes is that of the order, which has the requests in it."""
 HOSTS: Final[dict[str, BatchHost]] = {
     "api.openai.com": _OPENAI,
     "openai.azure.com": _OPENAI,
@@ -62,7 +66,7 @@ HOSTS: Final[dict[str, BatchHost]] = {
 """By the end of the host's name. Sources and dates: docs/batches.md."""
 KNOWN: Final[dict[DialectName, dict[str, BatchHost]]] = {
     **{dialect: {name: host for name, host in HOSTS.items() if dialect in host.dialects} for dialect in ENDPOINTS},
-    "anthropic-messages": {"api.anthropic.com": BatchHost(most_items=100_000, metadata=False)},
+    "anthropic-messages": {"api.anthropic.com": ANTHROPIC},
 }
 """By dialect."""
 

@@ -5,9 +5,7 @@ differs. Each line of the file is a request of the job's dialect (chat, response
 file a reply to one, which that dialect reads. See docs/batches.md.
 """
 
-from collections.abc import Sequence
 from dataclasses import replace
-from hashlib import blake2b
 from typing import Final, Literal, TypeVar
 from urllib.parse import quote, urlsplit
 
@@ -18,7 +16,7 @@ from batchrunner.core.item import Item
 from batchrunner.core.job import Json, Provider
 from batchrunner.core.outcome import Problem, Revision
 from batchrunner.core.ports import Dialect
-from batchrunner.core.remote_batch import BatchLine, BatchLook, BatchPage
+from batchrunner.core.remote_batch import BatchLine, BatchLook, BatchPage, RequestFile
 from batchrunner.providers.batch_hosts import ENDPOINTS, BatchHost, host_of, is_known
 from batchrunner.providers.batch_replies import ChatReplies, Hide, as_it_is, get, not_understood, text_of
 from batchrunner.providers.error_bodies import refusal
@@ -65,8 +63,6 @@ _UNANSWERED_STATUS: Final = 500
 
 
 _LIKE_OPENAI: Final = BatchHost()
-_MOST_BYTES: Final = 25_000_000
-"""Of a file of requests: it is in memory while it is uploaded."""
 
 
 class OpenAiBatches(ChatReplies):
@@ -97,7 +93,7 @@ class OpenAiBatches(ChatReplies):
     @property
     def most_bytes(self) -> int:
         """Of the file of requests."""
-        return min(self._host.most_bytes, _MOST_BYTES)
+        return self._host.most_bytes
 
     @property
     def is_known(self) -> bool:
@@ -110,6 +106,7 @@ class OpenAiBatches(ChatReplies):
         return True
 
     uploads = True
+    between = b""
 
     # -- requests
 
@@ -127,12 +124,9 @@ class OpenAiBatches(ChatReplies):
     def _endpoint_of(self, model: str) -> str:
         return self._host.endpoints.get(model, self._endpoint)
 
-    def upload(self, lines: Sequence[bytes], *, name: str) -> Request:
+    def upload(self, requests: RequestFile, *, name: str) -> Request:
         """The POST of the file of requests; free, and may be repeated."""
-        digest = blake2b(digest_size=16)
-        for line in lines:
-            digest.update(line)
-        boundary = f"batchrunner-{digest.hexdigest()}"
+        boundary = f"batchrunner-{requests.sha256}"
         before = (
             f'--{boundary}\r\ncontent-disposition: form-data; name="purpose"\r\n\r\nbatch\r\n'
             f'--{boundary}\r\ncontent-disposition: form-data; name="file"; filename="{name}"\r\n'
@@ -142,11 +136,11 @@ class OpenAiBatches(ChatReplies):
             method="POST",
             url=self._files,
             headers={"content-type": f"multipart/form-data; boundary={boundary}", "accept": "application/json"},
-            body=b"".join((before.encode(), *lines, f"\r\n--{boundary}--\r\n".encode())),  # the only copy
+            streamed=requests.body.between(before.encode(), f"\r\n--{boundary}--\r\n".encode()),
             bulk=True,
         )
 
-    def create(self, file: str, *, key: str, model: str, lines: Sequence[bytes] = ()) -> Request:  # noqa: ARG002 - the port
+    def create(self, file: str, *, key: str, model: str, requests: RequestFile) -> Request:  # noqa: ARG002 - the port
         """The POST that orders the batch of an uploaded file, with what names our intent."""
         endpoint = self._endpoint_of(model)
         if self._host.form == "mistral":

@@ -62,7 +62,7 @@ class SimulatedTransport:
             await passed(gate)
         headers = {name.lower(): value for name, value in request.headers.items()}
         headers["authorization"] = f"Bearer {account or 'in-process'}"
-        call = _call(request.method, request.url, role="api", headers=headers, body=request.body or b"")
+        call = _call(request.method, request.url, role="api", headers=headers, body=_body_of(request))
         script = self._world.answer(call, self._clock.wall())
         cap_bytes = BULK_CAP_BYTES if request.bulk else CHAT_CAP_BYTES
         play = _Play(script, self._clock, self._timeouts, total_s=self._timeouts.total_s, cap_bytes=cap_bytes)
@@ -144,6 +144,10 @@ def _call(method: str, url: str, *, role: Role, headers: dict[str, str] | None =
     parts = urlsplit(url)
     path = f"{parts.path}?{parts.query}" if parts.query else parts.path
     return Call(method=method, path=path, headers=headers or {}, body=body, role=role)
+
+
+def _body_of(request: Request) -> bytes:
+    return request.body or (b"".join(request.streamed.pieces()) if request.streamed is not None else b"")
 
 
 class _Play:

@@ -347,6 +347,7 @@ SCENARIOS: dict[str, Scenario] = {
         _row("batch", "batch-strings", "bodies as text, an empty file of errors, no expires_at"),
         _row("batch", "batch-long-line", "a result of 4 MB"),
         _row("batch", "batch-too-much", "batches of more than n requests fail: enqueued token limit", "n"),
+        _row("batch", "batch-too-large", "413 to files of requests over n kB", "n"),
         _row("batch", "batch-404", "404 for the first n looks at a batch", "n"),
         _row("batch", "batch-500", "500 to the first n orders, which were taken", "n"),
         _row("batch", "batch-not-taken", "500 to the first n orders, which were not taken", "n"),

@@ -31,6 +31,14 @@ _ENDPOINTS: Final = frozenset({"/v1/chat/completions", "/v1/responses", "/v1/emb
 _LATE: Final = Refusal(
     status=500, shape="C", message="The server had an error", code="server_error", type="server_error"
 )
+_TOO_LARGE: Final = Refusal(
+    status=413, shape="C", message="The file is too large", code="file_too_large", type="invalid_request_error"
+)
+
+
+def is_too_large(chosen: Chosen, data: bytes) -> bool:
+    """Whether `batch-too-large` refuses so much."""
+    return "batch-too-large" in chosen and len(data) > 1000 * (chosen["batch-too-large"] or 1.0)
 
 
 def _missing(what: str, name: str) -> Refusal:
@@ -82,6 +90,9 @@ class SimulatedBatches:
         parts = _parts(visit.call.body, found[1].encode()) if found is not None else {}
         if "file" not in parts or parts.get("purpose") != b"batch":
             return _refused(invalid("`file` and `purpose: batch` are needed as form data"), visit)
+        first = _requests(parts["file"].partition(b"\n")[0])
+        if first and is_too_large(self._choose(as_text(as_object(first[0].get("body")).get("model"))), parts["file"]):
+            return _refused(_TOO_LARGE, visit)
         return json_script(self._file_body(self._keep(account, parts["file"]), visit.now))
 
     def file(self, visit: Visit, account: str) -> Script:

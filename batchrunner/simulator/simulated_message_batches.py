@@ -24,7 +24,7 @@ from batchrunner.simulator.script import (
     encode_json,
     json_script,
 )
-from batchrunner.simulator.simulated_batches import Choose, Execute, is_among_first
+from batchrunner.simulator.simulated_batches import Choose, Execute, is_among_first, is_too_large
 
 _MOST: Final = 100_000
 _EXPIRY_S: Final = 24 * 3600.0
@@ -80,6 +80,8 @@ class SimulatedMessageBatches:
         if fault := _fault(requests):
             return _refused(_refusal(400, "invalid_request_error", fault), visit)
         chosen = self._choose(as_text(as_object(requests[0].get("params")).get("model")))
+        if is_too_large(chosen, visit.call.body):
+            return _refused(_refusal(413, "request_too_large", "Request exceeds the maximum size"), visit)
         if "batch-refused" in chosen:
             return _refused(_refusal(400, "invalid_request_error", "this workspace cannot create batches"), visit)
         if self._still_holds(chosen, "batch-not-taken"):

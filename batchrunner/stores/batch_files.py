@@ -1,16 +1,21 @@
 """`batches/` in a run's directory: the result files of batches, as the server sent them, but for keys that it repeats.
 
+The file of requests of a batch is here while it is built and sent, and is removed then: it is made of the job, and can
+be made again.
+
 They are whole and durable before any of their lines counts, so that a crash while they are read costs nothing but time.
 Refuses to follow links.
 """
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from errno import EIO
 from hashlib import sha256
 from pathlib import Path
 from typing import Final, TypeAlias
 
-from batchrunner.core.remote_batch import ResultFile
+from batchrunner.core.http import StreamedBody
+from batchrunner.core.remote_batch import RequestFile, ResultFile
 from batchrunner.stores.files import (
     DISK,
     PRIVATE_FILE,
@@ -29,7 +34,7 @@ Clean: TypeAlias = Callable[[bytes], bytes]
 
 
 class ResultFileWriter:
-    """Implements `core.ports.FileBeingWritten`."""
+    """Implements `core.batch_ports.FileBeingWritten`."""
 
     def __init__(self, folder: Path, name: str, *, files: Files, clean: Clean) -> None:
         self._files = files
@@ -80,8 +85,84 @@ class ResultFileWriter:
             self._files.unlink(self._beside)
 
 
+class RequestFileWriter:
+    """Implements `core.batch_ports.RequestsBeingWritten`."""
+
+    def __init__(self, folder: Path, between: bytes, *, files: Files) -> None:
+        self._files = files
+        self._between = between
+        self._path, self._descriptor = open_beside(files, folder, PRIVATE_FILE)
+        self._is_open = True
+        self._waiting: list[bytes] = []
+        self._waiting_bytes = 0
+        self._sha256 = sha256()
+        self._size_bytes = 0
+
+    @property
+    def size_bytes(self) -> int:
+        """See the port."""
+        return self._size_bytes
+
+    def __repr__(self) -> str:
+        return f"<RequestFileWriter {self._path} {self.size_bytes} B>"
+
+    @property
+    def is_due(self) -> bool:
+        """See the port."""
+        return self._waiting_bytes >= _STEP_BYTES
+
+    def add(self, line: bytes) -> None:
+        """See the port."""
+        if self._between and self.size_bytes:
+            line = self._between + line
+        self._waiting.append(line)
+        self._waiting_bytes += len(line)
+        self._size_bytes += len(line)
+
+    def flush(self) -> None:
+        """See the port."""
+        data = b"".join(self._waiting)
+        self._waiting.clear()
+        self._waiting_bytes = 0
+        try:
+            write_all(self._files, self._descriptor, data)
+        except OSError as error:
+            raise broken(self._path, error) from error
+        self._sha256.update(data)
+
+    def finish(self) -> RequestFile:
+        """See the port."""
+        self.flush()
+        self._close()
+        body = StreamedBody(size_bytes=self.size_bytes, pieces=self._pieces)
+        return RequestFile(body=body, sha256=self._sha256.hexdigest())
+
+    def remove(self) -> None:
+        """See the port."""
+        with suppress(OSError):  # a left-over is removed by the next run
+            self._close()
+            self._files.unlink(self._path)
+
+    def _close(self) -> None:
+        if self._is_open:
+            self._is_open = False
+            self._files.close(self._descriptor)
+
+    def _pieces(self) -> Iterator[bytes]:
+        """The whole file. A file that changed meanwhile is none of ours: what was ordered must be what was recorded."""
+        offset, seen = 0, sha256()
+        for piece in pieces_of(self._files, self._path):
+            offset += len(piece)
+            if offset > self.size_bytes:
+                break
+            seen.update(piece)
+            yield piece
+        if offset != self.size_bytes or seen.digest() != self._sha256.digest():
+            raise broken(self._path, OSError(EIO, "the file of requests was changed while it was being sent"))
+
+
 class BatchFolder:
-    """Implements `core.ports.BatchFiles`; the folder is made when it is first needed."""
+    """Implements `core.batch_ports.BatchFiles`; the folder is made when it is first needed."""
 
     def __init__(self, folder: Path, *, files: Files = DISK, clean: Clean = bytes) -> None:
         self._folder = folder
@@ -90,6 +171,13 @@ class BatchFolder:
 
     def __repr__(self) -> str:
         return f"<BatchFolder {self._folder / BATCHES}>"
+
+    def begin_requests(self, between: bytes) -> RequestFileWriter:
+        """See the port."""
+        try:
+            return RequestFileWriter(self._made(), between, files=self._files)
+        except OSError as error:
+            raise broken(self._folder / BATCHES, error) from error
 
     def begin(self, name: str) -> ResultFileWriter:
         """See the port."""
@@ -149,16 +237,25 @@ class BatchFolder:
 
     def _pieces(self, path: str) -> Iterator[bytes]:
         """The whole file; nothing where there is none."""
-        place, offset = self._folder / path, 0
+        place = self._folder / path
         try:
             if not self._files.exists(place):
                 return
-            descriptor = self._files.open_read(place)
-            try:
-                while piece := self._files.read_at(descriptor, _STEP_BYTES, offset):
-                    offset += len(piece)
-                    yield piece
-            finally:
-                self._files.close(descriptor)
         except OSError as error:
             raise broken(place, error) from error
+        yield from pieces_of(self._files, place)
+
+
+def pieces_of(files: Files, path: Path) -> Iterator[bytes]:
+    """The whole file, piece by piece. Raises StoreBrokenError."""
+    offset = 0
+    try:
+        descriptor = files.open_read(path)
+        try:
+            while piece := files.read_at(descriptor, _STEP_BYTES, offset):
+                offset += len(piece)
+                yield piece
+        finally:
+            files.close(descriptor)
+    except OSError as error:
+        raise broken(path, error) from error

@@ -6,12 +6,12 @@ Threats 1, 2, 4, 14 and 16: see docs/reliability.md#threats.
 """
 
 import asyncio
-import io
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
+from functools import partial
 from types import TracebackType
 from typing import Final, Literal, Self, TypeAlias, TypeVar
 from urllib.parse import urlsplit
@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import aiohttp
 from multidict import CIMultiDict
 
-from batchrunner.core.errors import JobMistakesError, Mistake
+from batchrunner.core.errors import JobMistakesError, Mistake, StoreBrokenError
 from batchrunner.core.http import Completed, Decoder, Ending, Gate, Interrupted, Request, ResponseHead
 from batchrunner.core.job import AuthScheme, DialectName, Provider, Timeouts
 from batchrunner.core.task_table import is_keyed
@@ -30,6 +30,7 @@ from batchrunner.transport.direct import DirectReply, DirectWay, Prepared, Ready
 from batchrunner.transport.error_messages import explain, explain_late, of_the_proxy, wrong_key
 from batchrunner.transport.keepalive import KnownHead, OrdinaryHead
 from batchrunner.transport.memory_budget import HELD_FROM_BYTES, MemoryBudget, Reservation
+from batchrunner.transport.request_bodies import IN_ONE_PIECE_BYTES, large_body
 from batchrunner.transport.secrets import Masker, Secret, hidden_of, mask
 from batchrunner.transport.session import left_in, new_session, tls_context
 
@@ -57,8 +58,6 @@ _BULK_TOTAL_S = 6 * 3600.0
 _BULK_CAP_BYTES: Final = 4_000 * _MB
 _LINGER_S = 0.25
 _LINGER_BYTES = 64 * 1024
-# Above this aiohttp warns of a body in one piece; as a file it goes in steps.
-_BODY_IN_ONE_PIECE_BYTES = 1 << 20
 _WHOLE = Completed()
 _NO_HEADERS: Final[Mapping[str, str]] = {}
 # What the network can raise while a reply is read; uvloop says RuntimeError of a connection that is gone. Only the
@@ -224,15 +223,12 @@ class ApiTransport:
         """Send by aiohttp's public way, and read the head of the reply."""
         headers = CIMultiDict(request.headers)
         headers.update(self._headers_to(request.url, account))
-        body = request.body
         UNDER_WAY.set(deadlines)
-        return await session.request(
-            request.method,
-            self._versioned(request.url),
-            headers=headers,
-            data=io.BytesIO(body) if body is not None and len(body) > _BODY_IN_ONE_PIECE_BYTES else body,
-            allow_redirects=False,
-        )
+        ask = partial(session.request, request.method, self._versioned(request.url), allow_redirects=False)
+        if request.streamed is None and len(request.body or b"") <= IN_ONE_PIECE_BYTES:
+            return await ask(headers=headers, data=request.body)
+        with large_body(request, headers, deadlines) as body:
+            return await ask(headers=headers, data=body)
 
     async def _converse(
         self,
@@ -353,7 +349,7 @@ class ApiTransport:
         if deadlines is not None and error is deadlines.refused:
             raise error
         sent = deadlines is not None and deadlines.sent
-        if isinstance(error, RecursionError | NotImplementedError):  # RuntimeErrors that no connection raises
+        if isinstance(error, RecursionError | NotImplementedError | StoreBrokenError):  # no connection raises such
             raise error
         if self._provider.proxy is not None:
             error = of_the_proxy(error)

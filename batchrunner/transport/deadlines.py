@@ -217,6 +217,11 @@ class Deadlines:
         if at < self._timer.rings_at:
             self._timer.ring_by(at)
 
+    def part_left(self) -> None:
+        """A part of a large request left: the reply is waited for from here on, not from its beginning."""
+        if self._phase == "first_byte":
+            self._due = self._loop.time() + self._pace.first_byte_s
+
     def head_came(self, settled: Callable[[float], bool] | None = None) -> None:
         """The reply's head is here; from now on pieces have to follow. `settled`: as for the watch itself."""
         self._settled = self._settled or settled

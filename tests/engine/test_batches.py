@@ -189,6 +189,24 @@ def test_too_many_enqueued_tokens_refuse_the_batch_and_smaller_ones_follow_later
     assert max(batch.items for batch in report.status.batches if batch.done) <= 12
 
 
+@pytest.mark.parametrize("dialect", ["openai-chat", "anthropic-messages"])
+def test_a_file_that_is_too_large_for_the_server_is_ordered_in_smaller_ones(harness: RunHarness, dialect: str) -> None:
+    with_scenario(harness, "batch-too-large:2")
+    text = job(40).replace("provider: simulator", f"provider: {{preset: simulator, dialect: {dialect}}}")
+    assert harness.run(text).exit_status is ExitStatus.DONE
+    everything_is_done_once(harness, items=40)
+    assert {row["attempts"] for row in harness.rows()} == {1}
+    assert harness.stats.batches > 2
+    assert not list((harness.out / "batches").glob(".*"))
+
+
+def test_a_single_request_that_is_too_large_pauses_the_run(harness: RunHarness) -> None:
+    with_scenario(harness, "batch-too-large:0.01")
+    assert harness.run(job(20)).exit_status is ExitStatus.PAUSED
+    assert "The file is too large" in said(harness)
+    assert harness.stats.paid == 0
+
+
 def test_404_for_a_few_looks_is_no_loss(harness: RunHarness) -> None:
     with_scenario(harness, "batch-404:3")
     assert harness.run(job(20)).exit_status is ExitStatus.DONE

@@ -12,7 +12,7 @@ from batchrunner.core.remote_batch import BatchLook, BatchPage
 from batchrunner.providers import dialect_for
 from batchrunner.providers.batch_hosts import is_known
 from batchrunner.providers.openai_batches import OpenAiBatches
-from tests.sdk_compat.items import item
+from tests.sdk_compat.items import item, requests_of
 
 OPENAI, MISTRAL = "https://api.openai.com/v1", "https://api.mistral.ai/v1"
 DASHSCOPE = "https://dashscope.aliyuncs.com/compatible-mode/v1"
@@ -24,7 +24,7 @@ def batches(base_url: str, dialect: DialectName = "openai-chat") -> OpenAiBatche
 
 
 def order(of: OpenAiBatches, model: str) -> tuple[str, dict[str, Json]]:
-    request = of.create("file-1", key="intent", model=model)
+    request = of.create("file-1", key="intent", model=model, requests=requests_of([]))
     return request.url, json.loads(request.body or b"")
 
 

@@ -15,7 +15,7 @@ from batchrunner.providers.anthropic_batches import AnthropicBatches
 from batchrunner.providers.anthropic_messages import AnthropicMessages
 from batchrunner.simulator.profiles import Latency
 from batchrunner.simulator.world import World
-from tests.sdk_compat.items import item, provider
+from tests.sdk_compat.items import item, provider, requests_of, whole_body
 from tests.sdk_compat.recorder import Reply, with_world
 
 SIMULATOR = provider("simulator", "anthropic-messages")
@@ -30,7 +30,8 @@ def told(scenario: str) -> tuple[list[MessageBatch], list[MessageBatchIndividual
 
     async def use(url: str, http: httpx2.AsyncClient) -> None:
         client = anthropic.AsyncAnthropic(base_url=url, api_key="ms-key", http_client=http, max_retries=0)
-        order = json.loads(OURS.create("", key="", model="", lines=[OURS.line(each) for each in ITEMS]).body or b"")
+        file = requests_of([OURS.line(each) for each in ITEMS], OURS.between)
+        order = json.loads(whole_body(OURS.create("", key="", model="", requests=file)))
         looks.append(await client.messages.batches.create(requests=order["requests"]))
         while looks[-1].processing_status != "ended":
             await asyncio.sleep(0.05)

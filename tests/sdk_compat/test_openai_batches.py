@@ -17,7 +17,7 @@ from batchrunner.providers.openai_batches import OpenAiBatches
 from batchrunner.providers.openai_chat import OpenAiChat
 from batchrunner.simulator.profiles import Latency
 from batchrunner.simulator.world import World
-from tests.sdk_compat.items import item, provider
+from tests.sdk_compat.items import item, provider, requests_of, whole_body
 from tests.sdk_compat.recorder import Reply, with_world
 
 SIMULATOR = provider("simulator", "openai-chat")
@@ -119,11 +119,13 @@ def test_our_upload_and_order_are_what_the_sdk_would_send() -> None:
             completion_window="24h",
             metadata={"batchrunner": KEY},
         )
-    upload, order = OURS.upload(lines, name="requests.jsonl"), OURS.create("file-1", key=KEY, model="sim/chat")
+    file = requests_of(lines)
+    upload = OURS.upload(file, name="requests.jsonl")
+    order = OURS.create("file-1", key=KEY, model="sim/chat", requests=file)
     assert (str(sent[0].url), str(sent[1].url)) == (upload.url, order.url)
     assert json.loads(sent[1].content) == json.loads(order.body or b"")
     ours, theirs = (
-        _fields(upload.headers["content-type"], upload.body or b""),
+        _fields(upload.headers["content-type"], whole_body(upload)),
         _fields(sent[0].headers["content-type"], sent[0].read()),
     )
     assert ours == theirs
