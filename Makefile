@@ -64,7 +64,7 @@ screenshots: browser
 	$(BIN)/python -m tools.screenshots
 
 test-servers: setup
-	@echo "== servers that no one here wrote: llama.cpp's, llmock, LiteLLM's proxy and ogx; what cannot be had is skipped"
+	@echo "== servers that no one here wrote: llama.cpp's, llmock, LiteLLM's proxy, ogx, SLURM; what cannot be had is skipped"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[servers]' \
 	  || echo "== llama.cpp cannot be installed here (pip says why, above): its tests are skipped"
 	@test -e .servers/node_modules/@copilotkit/aimock || npm install --silent --no-audit --no-fund --prefix .servers @copilotkit/aimock \
@@ -76,7 +76,14 @@ test-servers: setup
 	    "$$python" -c '' 2>/dev/null && "$$python" -m venv .servers/ogx && break; done; \
 	    .servers/ogx/bin/pip install --quiet --disable-pip-version-check ogx; } 2>/dev/null \
 	  || echo "== ogx, which needs Python 3.12 or newer, cannot be installed here: its tests are skipped"
-	$(BIN)/python -m pytest tests/servers
+	@for program in slurmctld slurmd sbatch munged parallel rsync; do PATH="$$PATH:/usr/sbin" command -v $$program; done >/dev/null \
+	  || { test "$$(id -u)" = 0 && { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y \
+	    slurmctld slurmd slurm-client munge parallel rsync; } >/dev/null 2>&1; } \
+	  || echo "== no SLURM, GNU parallel or rsync, and apt cannot install them here: their tests are skipped"
+	@test -x .servers/kubernetes/bin/kubernetes-validate || { $(PYTHON) -m venv .servers/kubernetes \
+	    && .servers/kubernetes/bin/pip install --quiet --disable-pip-version-check kubernetes-validate; } \
+	  || echo "== the schema of Kubernetes cannot be installed here: its tests are skipped"
+	$(BIN)/python -m pytest tests/servers tests/clusters
 
 torture: setup
 	@echo "== the tests that try to break it, long: about an hour"

@@ -312,6 +312,7 @@ def test_the_site_builds_and_a_dead_link_is_an_error(tmp_path: Path) -> None:
     for name in (
         "docs",
         "jobs",
+        "examples",
         "tools",
         "tests/README.md",
         "mkdocs.yml",

@@ -12,7 +12,7 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
 ROOT: Final = Path(__file__).resolve().parents[1]
-SHOWN: Final = ("*.md", "LICENSE", "docs/**/*", "jobs/**/*", "tests/README.md")
+SHOWN: Final = ("*.md", "LICENSE", "docs/**/*", "jobs/**/*", "examples/**/*", "tests/README.md")
 
 
 def on_files(files: Files, *, config: MkDocsConfig) -> Files:
