@@ -296,13 +296,25 @@ class TakenRow(NamedTuple):
     """(path, size in bytes, sha256) of each file that it names, which lie in this run's directory now."""
 
 
+class Untaken(NamedTuple):
+    """Why a row of another run cannot be taken: the words for all that are like it, and the file that it is about."""
+
+    why: str
+    example: str = ""
+
+
+def with_example(why: str, example: str) -> str:
+    """In one line."""
+    return f"{why}, such as {example}" if example else why
+
+
 class ReusableRows(Protocol):
     """The rows of other runs that this one may take instead of sending."""
 
     def __contains__(self, key: object) -> bool:
         """Whether one of them answers the item with this key of 16 bytes."""
 
-    async def take(self, items: Sequence[Item], efforts: Sequence[tuple[int, int]]) -> list[TakenRow | str]:
+    async def take(self, items: Sequence[Item], efforts: Sequence[tuple[int, int]]) -> list[TakenRow | Untaken]:
         """Their rows, or why a row cannot be taken; the files that they name are durable here when this returns.
 
         `efforts`: (attempts, ambiguous) of each item in this run.

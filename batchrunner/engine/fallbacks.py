@@ -16,6 +16,7 @@ from batchrunner.core.item import Item
 from batchrunner.core.lifecycle import IN_JOB, ITEM_STATE, ITEM_STATES, KNOWN
 from batchrunner.core.outcome import Problem, ProblemKind
 from batchrunner.engine.lanes import Lane
+from batchrunner.engine.reuse import take_in_turn
 from batchrunner.engine.shutdown import SteppedOutError
 from batchrunner.engine.work_queue import Work, WorkQueue
 
@@ -69,15 +70,24 @@ class Fallbacks:
         then = work.item.then
         assert then is not None, "see `answers`"
         await self.runner.recorder.replaced(work, problem, then, charged=charged, ambiguous=ambiguous)
-        self._hand_over(work, then)
+        key = self._hand_over(work, then)
+        if await take_in_turn(self.runner, then, key):
+            self._count_asked(then.model, -1)
+        elif number := self.runner.wanted(key):
+            self.runner.queues[then.model].bring(Work(item=then, key=key, number=number))
 
-    def _hand_over(self, work: Work, then: Item) -> None:
+    def _count_asked(self, model: str, more: int) -> None:
+        """So many more items are the model's to answer in this run than were."""
+        unasked = self.runner.found.unasked
+        unasked[model] = unasked.get(model, 0) - more
+        self.runner.requeued[model] += more
+
+    def _hand_over(self, work: Work, then: Item) -> bytes:
+        """The key of the other item, whose turn it is now."""
         runner, key = self.runner, bytes.fromhex(then.key)
         word = runner.state.table.claim(key)
-        unasked, asked = runner.found.unasked, runner.requeued
-        for model, more in ((work.item.model, 1), (then.model, -1)):
-            unasked[model] = unasked.get(model, 0) + more
-            asked[model] -= more
+        self._count_asked(work.item.model, -1)
+        self._count_asked(then.model, 1)
         if (alike := runner.found.shared.pop(work.key, 0)) > 0:
             runner.found.shared[key] = alike
             runner.totals.shared.pop(work.item.key, None)
@@ -89,8 +99,7 @@ class Fallbacks:
         if runner.part_keys is not None:
             self.moved[work.key] = key
             self.arrived.add(key)
-        if number := runner.wanted(key):
-            runner.queues[then.model].bring(Work(item=then, key=key, number=number))
+        return key
 
     # -- models that stand still
 

@@ -32,7 +32,7 @@ from batchrunner.engine.planning import (
     vanished_item,
     why_left,
 )
-from batchrunner.engine.reuse import take_answers_of_others
+from batchrunner.engine.reuse import Takings, take_answers_of_others
 from batchrunner.engine.run_control import RunControl
 from batchrunner.engine.run_parts import attempts_of, follower_of
 from batchrunner.engine.run_recorder import RunRecorder
@@ -86,6 +86,7 @@ class Runner:
     """The totals could not be saved once: that was reported."""
     requeued: Counter[str] = field(default_factory=Counter)
     """By model: failed or held items that a person wanted once more."""
+    takings: Takings = field(default_factory=Takings)
     _resumed: Counter[str] = field(default_factory=Counter)
     """By model: items whose tasks an earlier process left, which are followed."""
 
@@ -152,6 +153,8 @@ class Runner:
             for task in beside:
                 task.cancel()
             await asyncio.gather(*beside, return_exceptions=True)  # their failures were reported when they happened
+        for line in self.takings.lines("answers of next models"):
+            self.say(line)
         await self.ports.confirm()
         if not self.shutdown.requests and _SOURCE not in self.left_open:
             try:
@@ -250,7 +253,14 @@ class Runner:
     def _is_chosen(self, item: Item, key: bytes) -> bool:
         """Whether the run is about this item, and it is its model's turn."""
         part, others = self.part_keys, self.fallbacks.arrived if self.fallbacks is not None else ()
-        return (part is None or key in part or key in others) and self.state.is_current(item)
+        if (part is not None and key not in part and key not in others) or not self.state.is_current(item):
+            return False
+        return not (item.fallback_keys and self._is_reusable(key))
+
+    def _is_reusable(self, key: bytes) -> bool:
+        """Whether its answer is taken from another run when it is handed over."""
+        reusable = self.ports.reusable
+        return reusable is not None and key in reusable and key not in self.takings.keys_refused
 
     def _source_changed(self, error: JobMistakesError) -> None:
         """Nothing more leaves, what is under way is awaited and recorded; a later run settles the result files."""

@@ -330,6 +330,10 @@ class WorkQueue:
         self._taken()
         return found
 
+    def is_live(self, key: bytes) -> bool:
+        """Whether it is in somebody's hands or waits, here or in another queue of the run."""
+        return key in self._keys
+
     def claim(self, work: Work) -> None:
         """An item that came another way (an accepted task of an earlier process) is in somebody's hands.
 

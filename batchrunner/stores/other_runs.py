@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from batchrunner.core.item_table import ItemTable
+from batchrunner.core.ports import Untaken
 from batchrunner.core.upstream import ReusedRun
 from batchrunner.stores.files import DISK, RESULTS, SUPERSEDED, InspectedFiles, broken
 from batchrunner.stores.row_codec import RowFacts, facts_of, name_of, trimmed
@@ -18,6 +19,7 @@ from batchrunner.stores.row_forms import lines_of, open_rows
 
 _NAMES: Final = (RESULTS, SUPERSEDED)
 """Of the files with rows, the better first."""
+FILES_DIFFER: Final = "{}: their pictures or other files are missing, or are not what the rows say"
 _OFFSET_BITS: Final = 48
 _OFFSET: Final = (1 << _OFFSET_BITS) - 1
 
@@ -85,7 +87,7 @@ class OtherRuns:
             if not table.words[number]:
                 table.words[number], table.crcs[number] = place | line.offset, len(line.text)
 
-    def row_of(self, key: bytes) -> tuple[ReusedRun, bytes, RowFacts] | str:
+    def row_of(self, key: bytes) -> tuple[ReusedRun, bytes, RowFacts] | Untaken:
         """The run, the line and what it says; or why there is none. Blocks."""
         number = self._table.find(key)
         word, length = self._table.words[number], self._table.crcs[number]
@@ -93,10 +95,10 @@ class OtherRuns:
         try:
             text = self._files.read_at(file.descriptor, length, word & _OFFSET)
         except OSError as error:
-            return f"{file.path}: {error.strerror or error}"
+            return Untaken(f"{file.path}: {error.strerror or error}")
         facts = facts_of(text)
         if facts is None or bytes.fromhex(facts.key) != key:
-            return f"{file.path}: was changed while it was read"
+            return Untaken(f"{file.path}: was changed while it was read")
         return file.run, text, facts
 
     def notes(self) -> Iterator[str]:

@@ -9,13 +9,13 @@ from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 from batchrunner.core.item import Item, safe_stem
-from batchrunner.core.ports import AnswerFiles, TakenRow
+from batchrunner.core.ports import AnswerFiles, TakenRow, Untaken
 from batchrunner.core.upstream import ReusedRun
 from batchrunner.stores.artifacts import Artifacts, pieces_of
 from batchrunner.stores.files import Files
 from batchrunner.stores.images import AUDIO_FOLDER, FOLDER
 from batchrunner.stores.media import FOLDER as MEDIA_FOLDER
-from batchrunner.stores.other_runs import OtherRuns
+from batchrunner.stores.other_runs import FILES_DIFFER, OtherRuns
 from batchrunner.stores.row_codec import NamedFile, RowFacts, label_of, taken_copy
 from batchrunner.stores.threads import Threads
 
@@ -35,17 +35,17 @@ class ReusedRows:
     def __contains__(self, key: object) -> bool:
         return key in self._others
 
-    async def take(self, items: Sequence[Item], efforts: Sequence[tuple[int, int]]) -> list[TakenRow | str]:
+    async def take(self, items: Sequence[Item], efforts: Sequence[tuple[int, int]]) -> list[TakenRow | Untaken]:
         """See `core.ports.ReusableRows`. Raises StoreBrokenError."""
         found = await self._disk.run(lambda: [self._others.row_of(bytes.fromhex(item.key)) for item in items])
         return [
-            row if isinstance(row, str) else await self._taken(item, *row, effort=effort)
+            row if isinstance(row, Untaken) else await self._taken(item, *row, effort=effort)
             for item, row, effort in zip(items, found, efforts, strict=True)
         ]
 
     async def _taken(
         self, item: Item, run: ReusedRun, text: bytes, facts: RowFacts, *, effort: tuple[int, int]
-    ) -> TakenRow | str:
+    ) -> TakenRow | Untaken:
         paths: dict[str, str] = {}
         kinds = (FOLDER, facts.output.images), (AUDIO_FOLDER, facts.output.audio), (MEDIA_FOLDER, facts.output.media)
         for folder, named in kinds:
@@ -53,7 +53,7 @@ class ReusedRows:
                 stem = item.stem if len(named) == 1 else f"{item.stem}-{number}"
                 kept = await self._copied(file, Path(run.path), f"{folder}/{safe_stem(stem)}")
                 if kept is None:
-                    return f"{run.shown}: {file.path} is missing, or is not what its row says"
+                    return Untaken(FILES_DIFFER.format(run.shown), file.path)
                 paths[file.path] = kept
         path = None
         if self._each is not None and (facts.output.text or facts.output.path is not None):

@@ -12,6 +12,7 @@ from batchrunner import api
 from batchrunner.core.errors import JobMistakesError, StoreBrokenError, WrongDirectoryError
 from batchrunner.core.status import Report
 from batchrunner.engine import reuse
+from batchrunner.engine.recorder import Recorder
 from tests.support.engine import RunHarness, World, chat, image
 from tests.support.json_lines import json_lines
 
@@ -225,9 +226,9 @@ def test_a_run_is_stopped_between_two_portions_and_goes_on(runs: TwoRuns, monkey
     runs.ask(*QUESTIONS)
     taking = reuse._take
 
-    async def once(runner: Any, *given: Any) -> int:
+    async def once(runner: Any, *given: Any) -> None:
         runner.shutdown.pause("asked to stop")
-        return await taking(runner, *given)
+        await taking(runner, *given)
 
     with monkeypatch.context() as patch:
         patch.setattr(reuse, "_take", once)
@@ -275,7 +276,82 @@ def test_answer_files_of_their_own_are_written_under_this_job_s_names(runs: TwoR
     assert row["reused"]["run"] == str(runs.second.out)
 
 
+NEXT = "models: {first: 'sim/a#content-filter', then: sim/chat, on: [content_filter]}"
+
+
+def in_turn(*prompts: str, more: str = "") -> str:
+    """A job whose first model answers nothing."""
+    return chat(*prompts, more=more).replace('model: "sim/chat"', NEXT)
+
+
+@pytest.mark.parametrize("answered", [1, 3, 6])
+def test_a_next_model_s_answer_is_taken_when_its_turn_comes(runs: TwoRuns, answered: int) -> None:
+    runs.ask(*QUESTIONS[:answered])
+    status = runs.second.run(in_turn(*QUESTIONS, more=runs.reuse)).status
+    assert (status.items.done, status.reused, status.sends.total) == (6, answered, 12 - answered)
+    rows = sorted(runs.second.rows(), key=lambda row: int(row["index"]))
+    assert [("reused" in row, row["fallback_of"]) for row in rows] == [
+        (number < answered, row["prompt_id"]) for number, row in enumerate(rows)
+    ]
+    assert f"answers of next models taken from other runs: {answered} (nothing was sent for them)" in runs.second.said
+    assert is_sound(runs)
+    assert runs.second.run(in_turn(*QUESTIONS, more=runs.reuse)).status.sends.total == 12 - answered
+
+
+@pytest.mark.parametrize("place", ["engine.run_recorder.RunRecorder.reused", "stores.reused_rows.ReusedRows.take"])
+def test_a_death_between_the_hand_over_and_the_taken_row_costs_nothing(
+    runs: TwoRuns, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    runs.ask(*QUESTIONS)
+
+    async def killed(*_: object) -> None:
+        raise StoreBrokenError("the machine lost its power")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(f"batchrunner.{place}", killed)
+        assert runs.second.run(in_turn(*QUESTIONS, more=runs.reuse)).exit_status == 4
+    status = runs.second.run(in_turn(*QUESTIONS, more=runs.reuse)).status
+    assert (status.items.done, status.reused) == (6, 6)
+    assert {event["model"] for event in runs.second.events("intent")} == {"sim/a#content-filter"}
+    assert is_sound(runs)
+
+
+def test_the_source_does_not_bring_what_is_taken_at_the_hand_over(
+    runs: TwoRuns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next model's part of the source is read while an item is handed over: both come to the same one."""
+    many = [f"Is {number} prime?" for number in range(60)]
+    limit = "limits: {concurrency: 1}"
+    runs.second.world = World(scenario="content-filter")
+    assert runs.second.run(in_turn(*many, more=limit), limit=10).status.items.failed == 10
+    runs.ask(*many[10:])
+    monkeypatch.setattr("batchrunner.engine.work_queue.READ_AHEAD", 2)
+    recording = Recorder.replaced
+
+    async def slowly(self: Recorder, *given: Any, **more: Any) -> None:
+        await recording(self, *given, **more)
+        await asyncio.sleep(10.0)
+
+    monkeypatch.setattr(Recorder, "replaced", slowly)
+    runs.second.world = World()
+    status = runs.second.run(in_turn(*many, more=f"{runs.reuse}{limit}"), retry_failed=True).status
+    assert (status.items.done, status.reused) == (60, 50)
+    assert len([event for event in runs.second.events("intent") if event["model"] == "sim/chat"]) == 20
+    assert is_sound(runs)
+
+
 PICTURES = ["a cat", "a dog", "a boat"]
+
+
+def test_a_next_model_s_picture_that_cannot_be_taken_is_made_again(runs: TwoRuns) -> None:
+    runs.first.run(image(*PICTURES))
+    (runs.first.out / runs.first.rows()[1]["output"]["images"][0]["path"]).unlink()
+    models = "models: {first: 'sim/a#quota-model:0', then: Qwen/Qwen-Image, on: [quota]}"
+    status = runs.second.run(image(*PICTURES, more=runs.reuse).replace('model: "Qwen/Qwen-Image"', models)).status
+    assert (status.items.done, status.reused) == (3, 2)
+    assert len([event for event in runs.second.events("intent") if event["model"] == "Qwen/Qwen-Image"]) == 1
+    assert any("1 of the answers cannot be taken" in line for line in runs.second.said)
+    assert is_sound(runs)
 
 
 def test_pictures_are_copied_and_stay_when_the_other_run_is_removed(runs: TwoRuns) -> None:
