@@ -7,7 +7,7 @@ when it is called: `check` and `status` are called often and need few of them.
 import asyncio
 import os
 from collections.abc import Callable, Coroutine, Iterator, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, TypeVar, Unpack
@@ -88,6 +88,7 @@ async def check(job: Job, *, progress: Counted | None = None, before: Sequence[J
         upstream = await _upstream(job, before=before)
     except JobMistakesError as error:
         upstream, gone = NO_UPSTREAM, error.mistakes
+    gone += upstream.missing
     items = items_of(job, upstream.rows)
     items.progress = progress
     mistakes = (*gone, *await items.mistakes())
@@ -147,19 +148,21 @@ async def plan(
     from batchrunner.transport import read_keys
 
     refuse_run_elsewhere(job)
-    others = rows_of_others((upstream := await _upstream(job)).reused)
+    upstream = await _upstream(job)
     job, state, in_force = _stands(job)
     items = items_of(job, upstream.rows)
     items.progress = progress
     chosen = await part_of(job, items, part, state=state, limit=limit) if part is not None and part.chooses else None
-    found = await run_planning_pass(
-        items,
-        state,
-        limit=limit if chosen is None else None,
-        part=chosen.keys if chosen is not None else None,
-        hold=job.on_ambiguous == "hold",
-        reusing=others if others.runs else None,
-    )
+    with closing(rows_of_others(upstream.reused)) as others:
+        found = await run_planning_pass(
+            items,
+            state,
+            limit=limit if chosen is None else None,
+            part=chosen.keys if chosen is not None else None,
+            hold=job.on_ambiguous == "hold",
+            reusing=others if others.runs else None,
+        )
+    gone = upstream.require_reused(sends=bool(found.ahead or state.tasks or state.batches.open))
     state.lost = set(found.lost)
     daily = job.limits.requests_per_day
     requests = sum(requests_of(job, ahead.calls) for ahead in found.ahead.values()) if found.ahead else found.to_send
@@ -188,6 +191,7 @@ async def plan(
             *literal_braces(job),
             *left_notes(state.tasks.values(), job, tuple(keys) or ("",)),
             *in_force,
+            *gone,
             *upstream.notes,
             *others.notes(),
         ),

@@ -152,8 +152,7 @@ async def run_alone(job: Job, options: RunOptions, lock: RunLock | None = None) 
             say=speak,
             network=options.get("network"),
             tries_disk=True,
-            upstream=upstream.rows,
-            reused=upstream.reused,
+            upstream=upstream,
             control=control,
         )
         runner = await or_remembered(assembling, disk, folder, before)

@@ -24,7 +24,7 @@ from batchrunner.core.ports import Control, Downloads, Holding, Ports, TaskDiale
 from batchrunner.core.presets import PRESETS
 from batchrunner.core.rehearsal_report import Rehearsal, RehearsalOptions
 from batchrunner.core.state import LedgerState
-from batchrunner.core.upstream import ReusedRun, RunRows
+from batchrunner.core.upstream import NO_UPSTREAM, Upstream
 from batchrunner.engine import planning
 from batchrunner.engine.run_schedule import LoopClock
 from batchrunner.engine.runner import Runner
@@ -77,30 +77,33 @@ async def assemble(
     random_source: random.Random | None = None,
     tries_disk: bool = False,
     control: Control | None = None,
-    upstream: RunRows | None = None,
-    reused: tuple[ReusedRun, ...] = (),
+    upstream: Upstream = NO_UPSTREAM,
 ) -> Runner:
     """Everything that a run needs, from the ledger up. The ledger's segment is opened after the job was checked.
 
     `part_options` choose the part of the job that the run is about; `run_request` has its limit, and no part yet.
 
     `files` and `random_source` are the machine's own unless a simulation, which must be the same for the same seed,
-    brings its. `upstream` has the rows of the run that the job reads, if it reads one; `reused` are the runs whose
-    answers it takes.
+    brings its. `upstream` has the rows of the run that the job reads, if it reads one, and whose answers it takes.
     """
     disk = stack.enter_context(closing(Threads("assembly", count=1)))
     await disk.run(remove_leftovers, folder, files=files)
     state = await remembered(job, folder, disk, adopt_rows=run_request.adopt_rows, say=say, files=files)
-    items = items_of(job, upstream)
+    items = items_of(job, upstream.rows)
     items.keeps = True
     results = ResultsFile(folder, files=files)
     stock = await disk.run(look_over, folder, state, results, files=files)
     run_request = await on_a_part(job, items, run_request, part_options, state=state, results=results)
-    others = stack.enter_context(closing(OtherRuns(reused, files=files)))
+    others = stack.enter_context(closing(OtherRuns(upstream.reused, files=files)))
     found, digest = await _look_through(
         job, items, state, stock, run_request, keys=keys, disk=disk, files=files, control=control, others=others
     )
-    for line in (*run_request.notes, *skipped_words(found.skipped_rows, found.skipped), *items.left_out):
+    for line in (
+        *upstream.require_reused(sends=_may_send(found, state, run_request, control)),
+        *run_request.notes,
+        *skipped_words(found.skipped_rows, found.skipped),
+        *items.left_out,
+    ):
         say(line)
     state.lost = set(found.lost)
     realigned_length = await disk.run(take_over, stock, results, lost=bool(state.lost) and not run_request.resend_lost)
@@ -186,6 +189,24 @@ async def assemble(
     return runner
 
 
+def _may_send(found: PlanningPass, state: LedgerState, run_request: RunRequest, control: Control | None) -> bool:
+    """Whether anything is left that the run could send."""
+    failed = run_request.retry_failed or _is_retried(control)
+    return bool(
+        found.ahead
+        or state.tasks
+        or state.batches.open
+        or (failed and state.count(ItemState.FAILED))
+        or (run_request.resend_lost and found.lost)
+        or (run_request.resend_held and state.doubtful_count + len(state.held))
+    )
+
+
+def _is_retried(control: Control | None) -> bool:
+    """Whether somebody asked for failed items again before the run began."""
+    return control is not None and any(command.action == "retry" for command in control.early)
+
+
 async def _look_through(
     job: Job,
     items: JobItems,
@@ -205,9 +226,12 @@ async def _look_through(
     """
     digest = await disk.run(_digest_of, job)
     known = await disk.run(remembered_totals, Path(job.output.dir), files=files)
-    retried = control is not None and any(command.action == "retry" for command in control.early)
     takes_held = bool(others.runs) and state.doubtful_count + len(state.held) > 0
-    if stock.found is None and known is not None and not (run_request.changes_anything or retried or takes_held):
+    if (
+        stock.found is None
+        and known is not None
+        and not (run_request.changes_anything or _is_retried(control) or takes_held)
+    ):
         found = planning.reuse_planning_pass(state, known, digest=digest)
         if found is not None:
             return found, digest
@@ -313,9 +337,11 @@ def rehearsal_of(job: Job, options: RehearsalOptions) -> Rehearsal:
         check_claim(folder, job_name=job.name, simulated=job.simulated, digest=digest_of_job(job))
         state, windows = replay(folder, day_offset_s=day_offset_s), windows_that_worked(folder)
         inspect_directory(folder, state)
-    for key in rows_of_others(upstream.reused).keys():  # noqa: SIM118 - it is no dict
-        if state.item_state(key) is ItemState.PENDING:
-            state.apply(Done(i="", k=key.hex(), n=0, a=0, crc="", length=0, reused=True), at=0.0)
+    upstream.require_reused(sends=True)
+    with closing(rows_of_others(upstream.reused)) as others:
+        for key in others.keys():  # noqa: SIM118 - it is no dict
+            if state.item_state(key) is ItemState.PENDING and key in others:
+                state.apply(Done(i="", k=key.hex(), n=0, a=0, crc="", length=0, reused=True), at=0.0)
     missing = read_keys(job.provider.key_env, os.environ)[1]
     return rehearse(
         job,
@@ -328,6 +354,7 @@ def rehearsal_of(job: Job, options: RehearsalOptions) -> Rehearsal:
         notes=(
             *(mistake.problem for mistake in missing),
             *upstream.notes,
+            *others.notes(),
             *(["the job's judges are not rehearsed; `plan` has their requests"] if has_judges(job) else ()),
         ),
         upstream=upstream.rows,

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, TypeAlias
 
+from batchrunner.core.errors import JobMistakesError, Mistake
 from batchrunner.core.job import Json
 
 DoneRow: TypeAlias = tuple[Mapping[str, Json], Mapping[str, Json] | None]
@@ -60,10 +61,22 @@ class Upstream:
     """That run, the one that it was made of, and so on."""
     reused: tuple[ReusedRun, ...] = ()
     """The runs whose answers it takes."""
+    missing: tuple[Mistake, ...] = ()
+    """Of runs whose answers it takes and that are not there: mistakes as long as something is left to be sent."""
     notes: tuple[str, ...] = ()
     """What a person should know of all these."""
     waits_for: str | None = None
     """The run, as the job file has it, where another job is about to make it."""
+
+    def require_reused(self, *, sends: bool) -> tuple[str, ...]:
+        """Notes on runs that are not there; a mistyped path must not cost a second time.
+
+        Raises:
+            JobMistakesError: one is not there, and `sends`: something is left to be sent.
+        """
+        if sends and self.missing:
+            raise JobMistakesError(self.missing)
+        return tuple(f"reuse: {mistake.problem}; nothing is left to be sent" for mistake in self.missing)
 
 
 NO_UPSTREAM = Upstream()

@@ -74,7 +74,7 @@ def _look_reused(job: Job, before: Sequence[Job]) -> Upstream:
 
     One that is not there is passed over if one of the jobs `before` will make it. Raises as `look_upstream`.
     """
-    runs, notes, mistakes = list[ReusedRun](), list[str](), list[Mistake]()
+    runs, notes, mistakes, missing = list[ReusedRun](), list[str](), list[Mistake](), list[Mistake]()
     own = os.path.realpath(job.output.dir)
     for run in (ReusedRun(*pair) for pair in job.reuse):
         folder = Path(run.path)
@@ -87,7 +87,7 @@ def _look_reused(job: Job, before: Sequence[Job]) -> Upstream:
             if not any(os.path.realpath(other.output.dir) == os.path.realpath(folder) for other in before):
                 problem = f"there is no run in {run.path}, so nothing can be taken from it"
                 hint = "correct the path, or take it out of `reuse`: what no other run has is sent and paid"
-                mistakes.append(Mistake(problem=problem, file=job.file, key=_REUSE, hint=hint))
+                missing.append(Mistake(problem=problem, file=job.file, key=_REUSE, hint=hint))
             continue
         if there.simulated and not job.simulated:
             raise WrongDirectoryError(
@@ -98,8 +98,8 @@ def _look_reused(job: Job, before: Sequence[Job]) -> Upstream:
             notes.append(f"reuse: a run is at work in {run.shown}; the rows that it has now are taken")
         runs.append(run)
     if mistakes:
-        raise JobMistakesError(tuple(mistakes))
-    return Upstream(reused=tuple(runs), notes=tuple(notes))
+        raise JobMistakesError((*mistakes, *missing))
+    return Upstream(reused=tuple(runs), missing=tuple(missing), notes=tuple(notes))
 
 
 def _run_there(folder: Path) -> RunFile | None:

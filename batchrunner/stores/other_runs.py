@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from batchrunner.core.item_table import ItemTable
-from batchrunner.core.ports import Untaken
+from batchrunner.core.ports import Untaken, with_example
 from batchrunner.core.upstream import ReusedRun
 from batchrunner.stores.files import DISK, RESULTS, SUPERSEDED, InspectedFiles, broken
 from batchrunner.stores.row_codec import RowFacts, facts_of, name_of, trimmed
@@ -20,6 +20,8 @@ from batchrunner.stores.row_forms import lines_of, open_rows
 _NAMES: Final = (RESULTS, SUPERSEDED)
 """Of the files with rows, the better first."""
 FILES_DIFFER: Final = "{}: their pictures or other files are missing, or are not what the rows say"
+_OF_FILES: Final = b'"sha256"'
+"""What the line of a row has that names files: only those are looked at whole."""
 _OFFSET_BITS: Final = 48
 _OFFSET: Final = (1 << _OFFSET_BITS) - 1
 
@@ -89,17 +91,23 @@ class OtherRuns:
 
     def row_of(self, key: bytes) -> tuple[ReusedRun, bytes, RowFacts] | Untaken:
         """The run, the line and what it says; or why there is none. Blocks."""
-        number = self._table.find(key)
-        word, length = self._table.words[number], self._table.crcs[number]
-        file = self._open[(word >> _OFFSET_BITS) - 1]
-        try:
-            text = self._files.read_at(file.descriptor, length, word & _OFFSET)
-        except OSError as error:
-            return Untaken(f"{file.path}: {error.strerror or error}")
+        found = self._line_of(key)
+        if isinstance(found, Untaken):
+            return found
+        file, text = found
         facts = facts_of(text)
         if facts is None or bytes.fromhex(facts.key) != key:
             return Untaken(f"{file.path}: was changed while it was read")
         return file.run, text, facts
+
+    def _line_of(self, key: bytes) -> tuple[_RowFile, bytes] | Untaken:
+        number = self._table.find(key)
+        word, length = self._table.words[number], self._table.crcs[number]
+        file = self._open[(word >> _OFFSET_BITS) - 1]
+        try:
+            return file, self._files.read_at(file.descriptor, length, word & _OFFSET)
+        except OSError as error:
+            return Untaken(f"{file.path}: {error.strerror or error}")
 
     def notes(self) -> Iterator[str]:
         """That lines of some files are no rows."""
@@ -114,11 +122,44 @@ class OtherRuns:
         self._open.clear()
 
 
-def rows_of_others(runs: Sequence[ReusedRun]) -> OtherRuns:
-    """Which rows there are, for a look without taking any. Blocks. Raises StoreBrokenError."""
-    others = OtherRuns(runs)
-    try:
-        others.index()
-    finally:
-        others.close()
+class TakeableRows(OtherRuns):
+    """The same for a look without taking any: rows that name files which are not there, with their sizes, are none."""
+
+    def __init__(self, runs: Sequence[ReusedRun]) -> None:
+        super().__init__(runs)
+        self._refused: dict[str, tuple[int, str]] = {}
+        """Why -> how many rows cannot be taken, and a file of the first."""
+
+    def __contains__(self, key: object) -> bool:
+        if not isinstance(key, bytes) or not super().__contains__(key):
+            return False
+        found = self._line_of(key)
+        if not isinstance(found, Untaken) and _OF_FILES in found[1]:
+            row = self.row_of(key)
+            found = row if isinstance(row, Untaken) else self._missing(*row) or found
+        if not isinstance(found, Untaken):
+            return True
+        count, example = self._refused.get(found.why, (0, found.example))
+        self._refused[found.why] = count + 1, example
+        return False
+
+    def _missing(self, run: ReusedRun, _text: bytes, facts: RowFacts) -> Untaken | None:
+        for path, size_bytes, _ in facts.files:
+            look = self._files.look(Path(run.path) / path)
+            if look is None or look.kind != "file" or look.size_bytes != size_bytes:
+                return Untaken(FILES_DIFFER.format(run.shown), path)
+        return None
+
+    def notes(self) -> Iterator[str]:
+        """Those, too."""
+        yield from super().notes()
+        for why, (count, example) in self._refused.items():
+            words = with_example(why, example)
+            yield f"reuse: {count:,} of the answers cannot be taken and would be sent: {words}"
+
+
+def rows_of_others(runs: Sequence[ReusedRun]) -> TakeableRows:
+    """Which rows there are; close it. Blocks. Raises StoreBrokenError."""
+    others = TakeableRows(runs)
+    others.index()
     return others

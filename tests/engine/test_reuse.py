@@ -390,3 +390,57 @@ def test_a_row_whose_path_leads_elsewhere_takes_nothing_from_there(runs: TwoRuns
     rows[0]["output"]["images"][0]["path"] = "../secret.png"
     (runs.first.out / "results.jsonl").write_text(json.dumps(rows[0]) + "\n")
     assert runs.second.run(image("a cat", more=runs.reuse)).status.reused == 0
+
+
+@pytest.mark.parametrize("damage", ["gone", "cut", "link"])
+def test_plan_and_rehearsal_count_what_cannot_be_taken_as_sent_and_say_so(runs: TwoRuns, damage: str) -> None:
+    runs.first.run(image(*PICTURES))
+    for row in runs.first.rows()[:2]:
+        picture = runs.first.out / row["output"]["images"][0]["path"]
+        data = picture.read_bytes()
+        picture.unlink()
+        if damage == "cut":
+            picture.write_bytes(data[:-5])
+        elif damage == "link":
+            picture.symlink_to("/dev/zero")
+    (runs.second.folder / "job.yaml").write_text(image(*PICTURES, more=runs.reuse))
+    planned = runs.plan()
+    assert (planned.reused, planned.to_send) == (1, 2)
+    (note,) = (note for note in planned.notes if "cannot be taken" in note)
+    assert note.startswith("reuse: 2 of the answers cannot be taken and would be sent: ")
+    job = api.load_job(str(runs.second.folder / "job.yaml"), simulate=True, out=str(runs.second.out))
+    assert api.rehearse(job, seed=1).calls == 2
+
+
+def test_pictures_that_cannot_be_taken_are_told_in_one_line(runs: TwoRuns) -> None:
+    runs.first.run(image(*PICTURES))
+    shutil.rmtree(runs.first.out / "images")
+    assert runs.second.run(image(*PICTURES, more=runs.reuse)).status.reused == 0
+    (line,) = (line for line in runs.second.said if "cannot be taken" in line)
+    assert line.startswith(f"3 of the answers cannot be taken and will be sent: {runs.first.out}: ")
+    assert ", such as images/" in line
+
+
+def test_a_job_with_nothing_left_to_send_needs_the_other_folder_no_more(runs: TwoRuns) -> None:
+    runs.ask(*QUESTIONS[:4])
+    runs.ask_again(*QUESTIONS)
+    shutil.rmtree(runs.first.out)
+    again = runs.ask_again(*QUESTIONS)
+    assert (again.exit_status, again.status.reused, runs.second.stats.sends) == (0, 4, 2)
+    assert any("nothing is left to be sent" in note for note in runs.plan().notes)
+    assert runs.ask_again(*QUESTIONS, retry_failed=True).exit_status == 0, "nothing has failed"
+    with pytest.raises(JobMistakesError, match="there is no run in"):
+        runs.ask_again(*QUESTIONS, "One more?")
+    with pytest.raises(JobMistakesError, match="there is no run in"):
+        runs.plan()
+    assert runs.second.stats.sends == 2
+
+
+def test_failed_items_are_not_asked_again_while_the_other_folder_is_missing(runs: TwoRuns) -> None:
+    runs.ask(QUESTIONS[0])
+    runs.second.world = World(scenario="bad-model-id")
+    assert runs.ask_again(*QUESTIONS[1:3]).status.items.failed == 2
+    shutil.rmtree(runs.first.out)
+    assert runs.ask_again(*QUESTIONS[1:3]).exit_status == 1
+    with pytest.raises(JobMistakesError, match="there is no run in"):
+        runs.ask_again(*QUESTIONS[1:3], retry_failed=True)
