@@ -43,6 +43,7 @@ SHORT_WITH_REASON = {
     "__main__.py": "the command's entry point",
     "core/fallback.py": "what a job says about it, and what is counted of it; what happens is the engine's",
     "spec/parts.py": "what the keys of a job and those of its checks are both made of",
+    "stores/cancelled_file.py": "what only the command `cancel` reads; no run does",
     "stores/picture_checks.py": "for checks of finished pictures; what writes pictures never loads it",
     "stores/timezones.py": "the system's time zones: three layers ask for them, and no other module of the stores",
     "transport/on_demand.py": "runs with nothing to send load it without aiohttp",

@@ -140,16 +140,21 @@ def cancel(*, folder: RunFolder, batches: Batches = None, as_json: AsJson = Fals
       batchrunner cancel outputs/night batch_68f1
       batchrunner cancel outputs/videos a-red-kite
     """
-    from batchrunner.cancelling import cancel as cancel_open  # noqa: PLC0415 - aiohttp, for this command only
+    from batchrunner.cancelling import NOTHING_OPEN  # noqa: PLC0415 - aiohttp, for this command only
+    from batchrunner.cancelling import cancel as cancel_open  # noqa: PLC0415 - as above
 
-    ended = asyncio.run(cancel_open(Path(folder), batches or ()))
+    ended = asyncio.run(cancel_open(Path(folder), batches or (), say=print_message))
     if as_json:
         emit(ended)
+    if not ended.batches and not ended.tasks:
+        print_message(f"{NOTHING_OPEN}; nothing to cancel")
     for each in ended.batches:
         said = f"not cancelled: {each.problem}" if each.problem else f"cancelled ({each.state or 'accepted'})"
+        said = f"cancelled before, at {each.before}; not asked again" if each.before else said
         print_message(f"batch {each.batch} ({each.id}), {each.items:,} items of {each.model}: {said}")
     for task in ended.tasks:
         said = f"not cancelled: {task.problem}" if task.problem else "cancelled"
+        said = f"cancelled before, at {task.before}; not asked again" if task.before else said
         print_message(f"{task.item} (task {task.id}) of {task.model}: {said}")
     if ended.next_command is not None:
         then = "sends the rest again" if ended.batches else "`--retry-failed` sends what was cancelled again"

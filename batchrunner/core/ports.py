@@ -88,7 +88,11 @@ class TaskDialect(Dialect, Protocol):
 class CancellingDialect(Protocol):
     """The dialect of a server that may be asked to end a task that it has accepted."""
 
-    def cancel(self, task_id: str) -> Request | None:
+    @property
+    def cancelled_while(self) -> tuple[str, ...]:
+        """The states of a task in which it is asked; empty: whatever the state."""
+
+    def cancel(self, task_id: str, addresses: TaskAddresses = NO_ADDRESSES) -> Request | None:
         """What asks for it; None where this server has nothing for that."""
 
     def cancelled(self) -> Decoder[Problem | None]:

@@ -175,10 +175,17 @@ class TaskCancel(_TablePart, frozen=True):
     """What asks the server to end a task that it has accepted."""
 
     path: Path
-    """Holes: `{id}`."""
+    """Holes: `{id}`. With `after` it follows that address instead of the base."""
+    after: Literal["poll_url", "result_url"] | None = None
+    """The address in the reply to the order; where that had none, the task cannot be cancelled."""
     method: Literal["POST", "PUT", "DELETE"] = "POST"
     body: dict[str, Json] | None = None
     """`$id` stands for the task's id."""
+    only: tuple[Literal["queued", "running"], ...] = ()
+    """The states in which the server is asked to, by a look beforehand; without them it is asked whatever the state.
+
+    For servers that take the same request, once a task has ended, for the wish to delete what it made.
+    """
 
 
 class TaskTable(_TablePart, frozen=True):

@@ -230,7 +230,8 @@ def _paths(table: TaskTable) -> Iterator[tuple[Path, str | None, bool]]:
     yield ("poll", "queue", "path"), poll.queue.path if poll.queue is not None else None, False
     yield ("result", "path"), result.path, True
     if (cancel := table.cancel) is not None:  # else it would end every task at once
-        yield ("cancel", "path"), cancel.path, "id" not in holes_in(cancel.body or {})
+        about_task = cancel.after is None and "id" not in holes_in(cancel.body or {})
+        yield ("cancel", "path"), cancel.path, about_task
     yield ("result", "url"), result.url, False
 
 
@@ -290,6 +291,11 @@ def _unpaired(table: TaskTable) -> Iterator[TableFault]:
         yield TableFault(("poll", "queue", "ids"), "is empty", "where ids of waiting tasks stand in its reply")
     if poll.otherwise is not None and not poll.flags:
         yield TableFault(("poll", "otherwise"), "needs `flags`: it holds where none of them fits")
+    if table.cancel is not None and table.cancel.after is not None:
+        missing = table.submit.poll_url if table.cancel.after == "poll_url" else table.submit.result_url
+        if missing is None:
+            problem = f"needs `submit.{table.cancel.after}`: the path follows that address"
+            yield TableFault(("cancel", "after"), problem)
     if table.states and not poll.state:
         yield TableFault(("states",), "needs `poll.state`, the place in the reply where these words stand")
     if (result.files is None) != (result.url is None):

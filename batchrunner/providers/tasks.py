@@ -32,7 +32,7 @@ from batchrunner.core.outcome import (
     TaskAddresses,
 )
 from batchrunner.core.sign import Family
-from batchrunner.core.task_table import MERGED, TaskTable, TaskWord, at_pointer, is_keyed
+from batchrunner.core.task_table import TaskWord, at_pointer, is_keyed
 from batchrunner.core.text import without_lone_surrogates
 from batchrunner.providers.chat_media import picture_from_base64, picture_from_url
 from batchrunner.providers.error_bodies import ErrorBody, fault_in, plain_problem, problem_of, request_id_of
@@ -40,6 +40,7 @@ from batchrunner.providers.json_decoder import WholeReply, is_success
 from batchrunner.providers.json_text import NotJson, cut_value, decode, encode, is_object
 from batchrunner.providers.rate_headers import hints_of, wait_s
 from batchrunner.providers.result_pictures import recordable
+from batchrunner.providers.task_bodies import Filling, filled_url, with_id
 from batchrunner.providers.task_ends import (
     accepted_all_the_same,
     ended,
@@ -63,25 +64,11 @@ from batchrunner.providers.task_replies import (
 
 K = ProblemKind
 
-_PARAMS: Final = "params."
 _ADDRESS: Final = re.compile(r"[!-~]{1,2048}")
-_HOLE: Final = re.compile(r"\{([^{}]+)\}")
 _PIECES_BYTES: Final = 8192
 _OF_THE_TASK: Final = frozenset({400, 422})
 """Statuses with which the request for a result says how the task ended."""
 _MESSAGE_CHARS: Final = 1000
-
-
-def _with_id(value: Json, task_id: str) -> Json:
-    match value:
-        case "$id":
-            return task_id
-        case dict():
-            return {name: _with_id(entry, task_id) for name, entry in value.items()}
-        case list():
-            return [_with_id(entry, task_id) for entry in value]
-        case _:
-            return value
 
 
 class _Wish:
@@ -131,7 +118,7 @@ class TableTasks:
         """The POST that orders a task. Of the revision it takes the id."""
         submit = self._table.submit
         path = submit.path.replace("{model}", quote(without_lone_surrogates(item.model), safe="/:@"))
-        body, _ = _Filling(item, self._table).filled(submit.body)
+        body, _ = Filling(item, self._table).filled(submit.body)
         if submit.client_id is not None and revision.task_id and is_object(body):
             body[submit.client_id] = revision.task_id
         return Request(
@@ -145,14 +132,27 @@ class TableTasks:
         """The free GET that asks how the task stands."""
         return self._get(addresses.poll or self._url(self._table.poll.path or "", task_id))
 
-    def cancel(self, task_id: str) -> Request | None:
-        """What asks the server to end a task; None where the table has nothing for that."""
+    def cancel(self, task_id: str, addresses: TaskAddresses = NO_ADDRESSES) -> Request | None:
+        """What asks the server to end a task; None where the table has nothing for that, or the task no address."""
         cancel = self._table.cancel
         if cancel is None:
             return None
-        body = b"" if cancel.body is None else encode(_with_id(cancel.body, without_lone_surrogates(task_id)))
-        headers = {} if cancel.body is None else {"content-type": "application/json"}
-        return Request(method=cancel.method, url=self._url(cancel.path, task_id), headers=headers, body=body)
+        url = self._url(cancel.path, task_id)
+        if cancel.after is not None:
+            above = addresses.poll if cancel.after == "poll_url" else addresses.result
+            if not above:
+                return None
+            url = above.partition("?")[0].rstrip("/") + url.removeprefix(self._base)
+        body = b"" if cancel.body is None else encode(with_id(cancel.body, without_lone_surrogates(task_id)))
+        headers = dict(self._table.poll.headers)
+        if cancel.body is not None:
+            headers["content-type"] = "application/json"
+        return Request(method=cancel.method, url=url, headers=headers, body=body)
+
+    @property
+    def cancelled_while(self) -> tuple[str, ...]:
+        """The states in which a task may be cancelled; empty: in every one."""
+        return self._table.cancel.only if self._table.cancel is not None else ()
 
     def cancelled(self) -> Decoder[Problem | None]:
         """Reads the reply to that: any success will do, with a body or without."""
@@ -384,7 +384,7 @@ class TableTasks:
             urls: list[Json] = [
                 filled
                 for found in at_pointer(value, result.files)
-                if is_object(found) and (filled := _filled_url(result.url, found))
+                if is_object(found) and (filled := filled_url(result.url, found))
             ]
             return self._refs(iter(urls), lambda path: picture_from_url(self._base + path))
         return ()
@@ -425,73 +425,8 @@ def _host(url: str) -> str:
         return "none"
 
 
-def _filled_url(path: str, fields: dict[str, Json]) -> str:
-    """The address with an object's fields in its holes; empty where one is missing."""
-    names = _HOLE.findall(path)
-    if not all(isinstance(fields.get(name), str) for name in names):
-        return ""
-    return _HOLE.sub(lambda hole: quote(without_lone_surrogates(str(fields[hole[1]])), safe=""), path)
-
-
 def _texts_at(value: Json, pointers: Iterable[str]) -> Iterator[str]:
     for pointer in pointers:
         for found in at_pointer(value, pointer):
             if isinstance(found, str | int) and not isinstance(found, bool) and (text := str(found).strip()):
                 yield without_lone_surrogates(text)
-
-
-class _Filling:
-    """The body of an order, with the item in its holes."""
-
-    def __init__(self, item: Item, table: TaskTable) -> None:
-        self._item = item
-        picked = {hole.removeprefix(_PARAMS) for hole in table.holes() if hole.startswith(_PARAMS)}
-        self._rest = {name: value for name, value in item.params.items() if name not in picked}
-
-    def filled(self, value: Json) -> tuple[Json, bool]:
-        """(the value, whether a hole in it had nothing to be filled with).
-
-        A field whose hole has nothing is left out, and so is the whole entry of a list that holds it.
-        """
-        match value:
-            case str() if value.startswith("$"):
-                found = self._of_item(value[1:])
-                return found, found is None
-            case list():
-                entries = [self.filled(entry) for entry in value]
-                return [entry for entry, empty in entries if not empty], False
-            case dict():
-                return self._mapping(value)
-            case _:
-                return value, False
-
-    def _mapping(self, value: dict[str, Json]) -> tuple[Json, bool]:
-        made: dict[str, Json] = {}
-        lost = False
-        for name, entry in value.items():
-            filled, empty = self.filled(entry)
-            lost = lost or empty
-            if name == MERGED:
-                made.update(filled if is_object(filled) else {})
-            elif not empty or (is_object(filled) and filled):
-                made[name] = filled
-        return made, lost
-
-    def _of_item(self, hole: str) -> Json:
-        item = self._item
-        urls: list[Json] = [picture.url for picture in item.pictures]
-        match hole:
-            case "prompt":
-                return item.prompt
-            case "model":
-                return item.model
-            case "params":
-                return self._rest
-            case "image":
-                return urls[0] if urls else None
-            case "images":
-                return urls or None
-            case "body":
-                return item.body
-            case _:
-                return item.params.get(hole.removeprefix(_PARAMS))

@@ -44,12 +44,15 @@ def test_cancelled_batches_end_and_the_next_run_reads_them(tmp_path: Path) -> No
         ended = batchrunner("cancel", str(out), "2", "--json")
         (one,) = json.loads(ended.stdout)["batches"]
         assert (ended.status, one["batch"], one["items"], one["state"]) == (0, 2, 20, "cancelled")
-        assert "batch 1" in told("cancel", str(out))
+        said = told("cancel", str(out))
+        assert "batch 1" in said
+        assert "cancelled before" in said
         told("run", str(job))
         stats = server.stats()
         assert (stats["paid"], stats["paid_twice"], stats["batches"]) == (ITEMS, 0, 2)
         assert len(json_lines(out / "results.jsonl")) == ITEMS
-        assert "no batch or task of this directory is open at the server" in told("cancel", str(out), status=2)
+        assert "no batch or task of this directory is open at the server; nothing to cancel" in told("cancel", str(out))
+        told("cancel", str(out), "2", status=2)
 
 
 @pytest.mark.real

@@ -5,11 +5,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from typing import Any, ClassVar
 
 import pytest
 
+from batchrunner.cli.main import main
 from tests.e2e.test_cancel import batchrunner, told
 
 TABLE = """
@@ -29,6 +30,7 @@ class Orders(BaseHTTPRequestHandler):
 
     asked: ClassVar[list[str]] = []
     cancelled: ClassVar[set[str]] = set()
+    ready: ClassVar[bool] = False
 
     def log_message(self, *_: object) -> None:
         """Nothing on stderr."""
@@ -53,12 +55,13 @@ class Orders(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         task = self.path.split("/")[-1]
-        self._tell(200, {"id": task, "status": "canceled" if task in self.cancelled else "running"})
+        status = "canceled" if task in self.cancelled else "ready" if self.ready else "running"
+        self._tell(200, {"id": task, "status": status, "url": "https://files.example/1.png"})
 
 
 @contextmanager
 def serving() -> Iterator[str]:
-    Orders.asked, Orders.cancelled = [], set()
+    Orders.asked, Orders.cancelled, Orders.ready = [], set(), False
     listening = ThreadingHTTPServer(("127.0.0.1", 0), Orders)
     listening.daemon_threads = True
     thread = Thread(target=listening.serve_forever, kwargs={"poll_interval": 0.02})
@@ -97,10 +100,13 @@ def test_accepted_tasks_are_cancelled_all_or_by_the_item_and_once_each(tmp_path:
         (one,) = json.loads(ended.stdout)["tasks"]
         assert (ended.status, one["item"], one["problem"]) == (0, "red-kite", None)
         assert Orders.asked[2:] == [f"POST /orders/{one['id']}/cancel Bearer a-key-of-nobody"]
-        said = told("cancel", str(out), status=1)
-        assert "not cancelled: it has ended already" in said
+        said = told("cancel", str(out))
+        assert "cancelled before, at 20" in said
         assert "blue-kite" in said
         assert len(Orders.cancelled) == 2
+        asked = len(Orders.asked)
+        assert told("cancel", str(out)).count("not asked again") == len(Orders.asked) - asked + 2
+        assert "not cancelled: it has ended already" in told("cancel", str(out), "red-kite", status=1)
         assert "no open task is 'green-kite'" in told("cancel", str(out), "green-kite", status=2)
         assert {path: path.read_bytes() for path in (out / "ledger").iterdir()} == ledgers
         job = tmp_path / "job.yaml"
@@ -111,6 +117,36 @@ def test_accepted_tasks_are_cancelled_all_or_by_the_item_and_once_each(tmp_path:
         ]
         assert failures == ["task_cancelled"] * 2
         assert sum(order.startswith("POST /orders ") for order in Orders.asked) == 2, "nothing is ordered again"
+
+
+@pytest.mark.real
+def test_where_an_ended_task_would_be_deleted_its_state_is_looked_at_first(tmp_path: Path) -> None:
+    with serving() as base:
+        more = 'cancel: {path: "/orders/{id}/cancel", only: [running]}\n'
+        out = with_open_tasks(tmp_path, base, more=more)
+        (kite,) = json.loads(batchrunner("cancel", str(out), "red-kite", "--json").stdout)["tasks"]
+        assert (kite["problem"], Orders.cancelled) == (None, {kite["id"]})
+        Orders.ready = True
+        said = told("cancel", str(out), status=1)
+        assert "not cancelled: it has ended already; the next run reads what came of it" in said
+        assert Orders.cancelled == {kite["id"]}
+
+
+@pytest.mark.real
+def test_a_silent_server_is_waited_for_a_bounded_while_and_it_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("batchrunner.cancelling._MOST_S", 0.3)
+    monkeypatch.setattr("batchrunner.cancelling._SAID_AFTER_S", 0.0)
+    with serving() as base:
+        out = with_open_tasks(tmp_path, base)
+        silent = Event()
+        monkeypatch.setattr(Orders, "do_POST", lambda self: silent.wait(60) and self._tell(204, None))
+        assert main(["cancel", str(out)]) == 1
+        silent.set()
+    said = capsys.readouterr().err
+    assert f"waiting for {base}, which is asked to end 2 open batches and tasks; at most 0.3 s for each reply" in said
+    assert said.count("not cancelled: ") == 2
 
 
 @pytest.mark.real

@@ -81,6 +81,12 @@ WRONG: dict[str, tuple[str, int | None, str, str]] = {
     "a part that is missing": (TABLE.replace("result: {urls: [file]}\n", ""), None, "result", "is missing"),
     "a missing key": (TABLE.replace(", id: [id]", ""), 3, "submit.id", "is missing"),
     "a text for a list": (TABLE.replace("id: [id]", "id: id"), 3, "submit.id", 'is "id"'),
+    "an address to follow that no reply has": (
+        TABLE + "cancel: {path: /cancel, after: result_url}\n",
+        7,
+        "cancel.after",
+        "needs `submit.result_url`",
+    ),
     "no such state": (TABLE.replace("done:", "dun:"), 5, "states.dun", "is no state of a task"),
     "a word with two meanings": (
         TABLE.replace("{done: [ready]}", "{done: [ready], failed: [Ready]}"),
