@@ -64,7 +64,7 @@ screenshots: browser
 	$(BIN)/python -m tools.screenshots
 
 test-servers: setup
-	@echo "== servers that no one here wrote: llama.cpp's, llmock, LiteLLM's proxy, ogx, SLURM; what cannot be had is skipped"
+	@echo "== servers that no one here wrote: llama.cpp's, llmock, LiteLLM's proxy, ogx, SLURM, moto's S3; what cannot be had is skipped"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[servers]' \
 	  || echo "== llama.cpp cannot be installed here (pip says why, above): its tests are skipped"
 	@test -e .servers/node_modules/@copilotkit/aimock || npm install --silent --no-audit --no-fund --prefix .servers @copilotkit/aimock \
@@ -83,6 +83,9 @@ test-servers: setup
 	@test -x .servers/kubernetes/bin/kubernetes-validate || { $(PYTHON) -m venv .servers/kubernetes \
 	    && .servers/kubernetes/bin/pip install --quiet --disable-pip-version-check kubernetes-validate; } \
 	  || echo "== the schema of Kubernetes cannot be installed here: its tests are skipped"
+	@test -x .servers/moto/bin/moto_server \
+	  || { $(PYTHON) -m venv .servers/moto && .servers/moto/bin/pip install --quiet --disable-pip-version-check 'moto[server]==5.2.5'; } \
+	  || echo "== moto's S3 cannot be installed here: its tests are skipped"
 	$(BIN)/python -m pytest tests/servers tests/clusters
 
 torture: setup

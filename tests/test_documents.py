@@ -24,6 +24,7 @@ from batchrunner import api
 from batchrunner.cli import main as command_line
 from batchrunner.core.errors import ExitStatus
 from batchrunner.core.job import Source
+from batchrunner.core.places import is_remote
 from batchrunner.prompts import check_items
 from batchrunner.spec.schema import MODELINE, schema_text
 from tests.support.documents import (
@@ -141,6 +142,8 @@ def test_the_jobs_of_a_page_pass_check(page: Path, tmp_path: Path) -> None:
         file = tmp_path / f"job{number}.yaml"
         file.write_text(block.code, encoding="utf-8")
         job = api.load_job(str(file))
+        if isinstance(job.prompts, Source) and is_remote(job.prompts.path):
+            continue  # it is loaded without a mistake, and nobody's bucket is asked
         # what it reads is made by another job
         is_later = job.reuse or (isinstance(job.prompts, Source) and job.prompts.run)
         mistakes = asyncio.run(check_items(job)) if is_later else asyncio.run(api.check(job)).mistakes

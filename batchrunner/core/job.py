@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 from batchrunner.core.budget import Budget
 from batchrunner.core.fallback import Fallback
+from batchrunner.core.places import is_remote
 from batchrunner.core.schedule import Deadline, Window
 
 if TYPE_CHECKING:
@@ -382,6 +383,8 @@ def seen_from_its_folder(job: Job, real: Callable[[str], str]) -> Job:
     here = PurePath(real_or_as_it_is(str(job.folder))).parts
 
     def relative(path: str) -> str:
+        if is_remote(path):
+            return path
         parts = PurePath(real_or_as_it_is(path)).parts
         common = 0
         while common < min(len(here), len(parts)) and here[common] == parts[common]:

@@ -11,7 +11,7 @@ import stat
 from base64 import b64decode, b64encode
 from collections.abc import Awaitable, Callable
 from hashlib import sha256
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TypeVar
 from urllib.parse import urlsplit
 
@@ -20,7 +20,11 @@ import aiofiles.os
 
 from batchrunner.core.input_files import BY_ADDRESS, FORMS, LARGEST_BYTES, TAKEN, kind_of, not_taken
 from batchrunner.core.item import InputFile, InputPicture
-from batchrunner.core.job import Job
+from batchrunner.core.job import Job, Source
+from batchrunner.core.places import PLACES, is_remote, scheme_of
+from batchrunner.prompts.sources import SOURCES
+from batchrunner.prompts.sources.base import BadSourceError
+from batchrunner.prompts.sources.opening import content_of
 
 PICTURE_LIMIT_BYTES = 20 * 1000 * 1000
 _KEPT = 4
@@ -53,6 +57,7 @@ class PictureCache:
         self._folder = Path(job.folder)
         self._places = (self._folder, *map(Path, job.images_from))
         self._named = (self._folder, *map(Path, job.picture_folders))
+        self._remote = _remote_folder(job)
         self._allowed: tuple[str, ...] | None = None
         self._recent: dict[str, InputPicture] = {}
         self._recent_files: dict[str, InputFile] = {}
@@ -100,10 +105,13 @@ class PictureCache:
         found, described = await asyncio.to_thread(_unpacked, url)
         return await self._file_of(found, name or described)
 
-    @staticmethod
-    def is_passed_on(name: str) -> bool:
-        """True for an address, which is sent as it is: no file is read for it."""
-        return "://" in name or name.startswith("data:")
+    def is_passed_on(self, name: str) -> bool:
+        """True for an address, which is sent as it is: no file is read for it. Not one beside the source."""
+        return not self.is_beside_source(name) and ("://" in name or name.startswith("data:"))
+
+    def is_beside_source(self, name: str) -> bool:
+        """True for the address of a file in the remote folder of the job's source."""
+        return bool(self._remote) and name.startswith(self._remote) and "/../" not in name
 
     async def _read(self, name: str) -> InputPicture:
         if self.is_passed_on(name):
@@ -123,10 +131,14 @@ class PictureCache:
     async def _content_of(self, name: str, what: str) -> bytes:
         try:
             largest = LARGEST_BYTES.get(self._dialect, PICTURE_LIMIT_BYTES)
+            if self.is_beside_source(name):
+                return _within(largest, await asyncio.to_thread(content_of, name, largest + 1), name)
             return await _content(Path(await asyncio.to_thread(self.located, name, what)), largest)
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or str(error)
             raise BadPictureError(f"the {what} `{name}` cannot be read: {reason}") from error
+        except BadSourceError as error:
+            raise BadPictureError(f"the {what} `{name}` {error.problem}", hint=error.hint) from error
 
     async def _file_of(self, found: bytes, name: str) -> InputFile:
         kind = kind_of(found)
@@ -164,6 +176,15 @@ class PictureCache:
                 f"or name its folder in `images_from`",
             )
         return next((real for real in inside if os.path.exists(real)), inside[0])  # noqa: PTH110 - as above
+
+
+def _remote_folder(job: Job) -> str:
+    """The folder of a source in a store, with its slash; empty where there is none: web addresses are for the model."""
+    path = job.prompts.path if isinstance(job.prompts, Source) else ""
+    if not is_remote(path) or not PLACES[scheme_of(path)].has_folders:
+        return ""
+    is_one = PurePath(path).suffix.lower() not in SOURCES
+    return f"{path.rstrip('/')}/" if is_one else f"{path.rpartition('/')[0]}/"
 
 
 def _lies_below(real: str, folder: str) -> bool:
@@ -210,9 +231,13 @@ async def _content(path: Path, largest: int) -> bytes:
         raise OSError(0, "it is not a regular file", os.fspath(path))
     async with aiofiles.open(path, "rb") as file:
         found = await file.read(largest + 1)
+    return _within(largest, found, os.fspath(path))
+
+
+def _within(largest: int, found: bytes, name: str) -> bytes:
     if len(found) > largest:
         shown = f"{largest // 1_000_000} MB" if largest % 1_000_000 == 0 else f"{largest >> 20} MiB"
-        raise OSError(0, f"it is larger than {shown}", os.fspath(path))
+        raise OSError(0, f"it is larger than {shown}", name)
     return found
 
 

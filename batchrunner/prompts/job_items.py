@@ -8,19 +8,23 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing
 from hashlib import blake2b
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Final
 
 from batchrunner.core import VERSION
 from batchrunner.core.errors import JobMistakesError, Mistake
 from batchrunner.core.item import KEY_VERSION, AlikeItems, Item
 from batchrunner.core.job import Job, Json, Listing, Source, seen_from_its_folder
+from batchrunner.core.places import is_remote
 from batchrunner.core.upstream import RunRows
 from batchrunner.prompts.expand import Expansion, artifact_name
 from batchrunner.prompts.input_pictures import BadPictureError, PictureCache
 from batchrunner.prompts.prompt_rows import Findings
 from batchrunner.prompts.row_stages import LEFT_OUT_WORDS
+from batchrunner.prompts.sources import FOLDER, kind_of
+from batchrunner.prompts.sources.base import BadSourceError
 from batchrunner.prompts.sources.folder import FILE, names_of
+from batchrunner.prompts.sources.opening import Found, found, listed
 from batchrunner.prompts.templates import JobTemplates, templates_of
 
 # One digest of everything that a job's items are made of, so that a run notices that nothing has changed.
@@ -75,33 +79,65 @@ def digest_of_items(job: Job) -> str | None:
     try:
         _add(hashed, repr(fixed).encode("utf-8", "surrogatepass"))
         for path in _files(job):
-            _add(hashed, os.fsencode(path.name))
-            _add_file(hashed, path)
-    except (_UnknownError, BadPictureError, OSError, ValueError, RecursionError):
+            if is_remote(path):
+                _add_state(hashed, path, found(path))
+            else:
+                _add(hashed, os.fsencode(PurePath(path).name))
+                _add_file(hashed, Path(path))
+        for name, state in _remote_folder(job).items():
+            _add_state(hashed, name, state)
+    except (_UnknownError, BadPictureError, BadSourceError, OSError, ValueError, RecursionError):
         return None
     return hashed.hexdigest()
 
 
-def _files(job: Job) -> Iterator[Path]:
-    """Every file that the items are made of, in an order of its own."""
-    is_folder = False
-    if isinstance(job.prompts, Source) and job.prompts.run:
-        results, scores = (Path(job.prompts.path) / name for name in ("results.jsonl", "scores.jsonl"))
-        yield from (results, scores) if scores.exists() else (results,)
-    elif isinstance(job.prompts, Source) and job.prompts.count is None:
-        path = Path(job.prompts.path)
-        is_folder = path.is_dir()
-        yield from (path / name for name in names_of(str(path))) if is_folder else (path,)
-    if isinstance(job.prompts, Source):
-        yield from (Path(draw.path) for draw in job.prompts.draw if draw.path is not None)
+def _files(job: Job) -> Iterator[str]:
+    """Every file that the items are made of, in an order of its own; those of a remote folder are `_remote_folder`."""
+    source = job.prompts if isinstance(job.prompts, Source) else None
+    is_folder = source is not None and not source.run and source.count is None and _is_folder(source.path)
+    if source is not None:
+        yield from _files_of(source, is_folder=is_folder)
+        yield from (draw.path for draw in source.draw if draw.path is not None)
     picture_cache = PictureCache(job)
-    for text in _pictures(job):
-        if is_folder and text.strip() in _OF_THE_FOLDER:
+    for text in map(str.strip, _pictures(job)):
+        if is_folder and text in _OF_THE_FOLDER:
             continue
         if _MARK in text:
             raise _UnknownError
-        if text.strip() and not picture_cache.is_passed_on(text.strip()):
-            yield Path(picture_cache.located(text.strip()))
+        if picture_cache.is_beside_source(text):
+            yield text
+        elif text and not picture_cache.is_passed_on(text):
+            yield picture_cache.located(text)
+
+
+def _files_of(source: Source, *, is_folder: bool) -> Iterator[str]:
+    if source.run:
+        results, scores = (Path(source.path) / name for name in ("results.jsonl", "scores.jsonl"))
+        yield from map(str, (results, scores) if scores.exists() else (results,))
+    elif is_folder and not is_remote(source.path):
+        yield from (str(Path(source.path) / name) for name in names_of(source.path))
+    elif source.count is None and not is_folder:
+        yield source.path
+
+
+def _is_folder(path: str) -> bool:
+    return kind_of(path, is_templated=True) == FOLDER
+
+
+def _remote_folder(job: Job) -> dict[str, Found]:
+    """The files of the source, with their states, where it is a folder of a store."""
+    source = job.prompts
+    if not isinstance(source, Source) or not is_remote(source.path) or not _is_folder(source.path):
+        return {}
+    return dict(sorted(listed(source.path).items()))
+
+
+def _add_state(hashed: "blake2b", name: str, state: Found) -> None:
+    """A remote file is known by what its store says of it: nothing is read to learn that nothing has changed."""
+    if not state.state:
+        raise _UnknownError
+    _add(hashed, name.encode("utf-8", "surrogatepass"))
+    _add(hashed, repr((state.size, state.state)).encode())
 
 
 def _pictures(job: Job) -> Iterator[str]:
@@ -197,19 +233,25 @@ def stamp_of(job: Job) -> Stamp:
         return ()
     path = Path(job.prompts.path)
     try:
-        drawn = tuple(_stamp(Path(draw.path)) for draw in job.prompts.draw if draw.path is not None)
+        drawn = tuple(_stamp(draw.path) for draw in job.prompts.draw if draw.path is not None)
         if job.prompts.run or job.prompts.count is not None:  # of a run, every pass has the same rows
             return drawn
+        if is_remote(job.prompts.path):
+            folder = _remote_folder(job)
+            return (*drawn, *(folder.items() if folder else _stamp(job.prompts.path)))
         if path.is_dir():
-            return (*drawn, *((name, *_stamp(path / name)) for name in names_of(str(path))))
-        return (*drawn, *_stamp(path))
-    except (OSError, ValueError) as error:
+            return (*drawn, *((name, *_stamp(str(path / name))) for name in names_of(str(path))))
+        return (*drawn, *_stamp(str(path)))
+    except (OSError, ValueError, BadSourceError) as error:
         return ("unreadable", str(error))
 
 
-def _stamp(path: Path) -> Stamp:
-    found = os.stat(path)  # noqa: PTH116 - a file of its own for each of thousands of texts
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+def _stamp(path: str) -> Stamp:
+    if is_remote(path):
+        remote = found(path)
+        return remote.size, *(remote.state or (object(),))  # without a state no two stamps are equal
+    here = os.stat(path)  # noqa: PTH116 - a file of its own for each of thousands of texts
+    return here.st_dev, here.st_ino, here.st_size, here.st_mtime_ns, here.st_ctime_ns
 
 
 def _size_of(items: Sequence[Item]) -> int:

@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 from batchrunner.core.errors import JobMistakesError, Mistake
 from batchrunner.core.job import Json
 from batchrunner.prompts.sources import format_of
 from batchrunner.prompts.sources.base import BadSourceError, SourceRow, TextForm
+from batchrunner.prompts.sources.opening import opened
 from batchrunner.prompts.templates import variable_of
 
 _ROWS: Final = 200
@@ -114,9 +114,9 @@ def _delimiter_of(path: str) -> str | None:
     if not path.lower().endswith(".csv"):
         return None
     try:
-        with Path(path).open("rb") as file:
+        with opened(path) as file:
             first = file.readline(1 << 16).decode("utf-8", "replace")
-    except OSError:
+    except (OSError, BadSourceError):
         return None
     most = max(_DELIMITERS, key=first.count)
     return most if most != "," and first.count(most) else None

@@ -13,6 +13,7 @@ from pathlib import Path, PurePath
 from pydantic import ValidationError
 
 from batchrunner.core.job import Json, Kind
+from batchrunner.core.places import is_remote
 from batchrunner.spec.fallback_keys import FallbackSpec, models_in
 from batchrunner.spec.job_errors import KeyPath, SpecError
 from batchrunner.spec.models import JobSpec, PromptSpec
@@ -96,7 +97,12 @@ def former_folders(folder: PurePath, name: str, *, but: str) -> tuple[str, ...]:
 
 
 def located(folder: PurePath, name: str) -> str:
-    """The path of a file that a job file in `folder` names: absolute, or relative to the working directory."""
+    """The path of a file that a job file in `folder` names: absolute, or relative to the working directory.
+
+    An address, like `s3://bucket/questions.jsonl`, is its own.
+    """
+    if is_remote(name):
+        return name
     return os.path.normpath(folder / name)
 
 

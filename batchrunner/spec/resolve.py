@@ -15,6 +15,7 @@ from batchrunner.core.job import (
     Timeouts,
     Turn,
 )
+from batchrunner.core.places import is_remote
 from batchrunner.spec.answer_schema import answer_schema
 from batchrunner.spec.check_keys import checks_of
 from batchrunner.spec.models import PromptSpec
@@ -156,9 +157,10 @@ def _images_from(partial: PartialSpec) -> tuple[str, ...]:
 
 
 def _picture_folders(partial: PartialSpec) -> tuple[str, ...]:
-    """The project's folder, the source's own, and those of `images_from`."""
+    """The project's folder, the source's own (if it lies here), and those of `images_from`."""
     source = partial.spec.prompts
-    of_source = (folder_of(_place(partial, source)),) if isinstance(source, SourceSpec) else ()
+    place = _place(partial, source) if isinstance(source, SourceSpec) else ""
+    of_source = (folder_of(place),) if place and not is_remote(place) else ()
     return (project_folder(partial.folder), *of_source, *_images_from(partial))
 
 

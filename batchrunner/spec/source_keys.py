@@ -27,7 +27,7 @@ class GroupSpec(Part):
 class DrawSpec(Part):
     """What a value is drawn from, where it is more than a list."""
 
-    file: Text = Field(description="A file whose rows are drawn, relative to the job file.")
+    file: Text = Field(description="A file whose rows are drawn, relative to the job file, or its address.")
     column: Text | None = Field(
         default=None, description="The column that is drawn. Default: the only one, else the whole row."
     )
@@ -46,7 +46,7 @@ class SourceSpec(Part):
     file: Text | None = Field(
         default=None,
         description="A .txt, .csv, .tsv, .jsonl or .parquet file, an OpenAI batch file (.jsonl), or a folder of texts "
-        "or pictures; relative to the job file.",
+        "or pictures; relative to the job file. Or an address, like s3://bucket/rows.jsonl.",
     )
     run: Text | None = Field(
         default=None,

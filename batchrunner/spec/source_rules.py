@@ -5,6 +5,7 @@ from os.path import normpath
 from pathlib import PurePosixPath
 
 from batchrunner.core.item import is_address
+from batchrunner.core.places import PLACES, address_without_query, holds_secret, scheme_of
 from batchrunner.spec.job_errors import KeyPath, SpecError, short
 from batchrunner.spec.partial import PartialSpec, is_there, located
 from batchrunner.spec.source_keys import DrawSpec, SourceSpec
@@ -24,14 +25,7 @@ def source_faults(partial: PartialSpec) -> Iterator[SpecError]:
     yield from _kind_faults(partial, source)
     if source.file is not None:
         yield from _file_faults(partial, source, source.file)
-    for name, choice in source.draw.items():
-        if not name.isidentifier():
-            yield SpecError(path=("prompts", "draw", name), problem="cannot be a name in templates")
-        if isinstance(choice, DrawSpec) and not is_there(located(partial.folder, choice.file), as_file=True):
-            path: KeyPath = ("prompts", "draw", name, "file")
-            yield SpecError(
-                path=path, problem=f"there is no file {choice.file}", hint="paths are relative to the job file"
-            )
+    yield from _draw_faults(partial, source)
     is_drawn = source.count is not None and source.file is None and source.run is None
     if is_drawn and not source.draw and partial.knows("prompts", "draw"):
         yield SpecError(path=("prompts", "count"), problem="needs `draw`: without it, all of them are the same")
@@ -67,12 +61,44 @@ def _run_faults(run: str) -> Iterator[SpecError]:
         yield SpecError(path=path, problem="cannot be the folder of a run", expected="a path like outputs/NAME")
 
 
+def _draw_faults(partial: PartialSpec, source: SourceSpec) -> Iterator[SpecError]:
+    for name, choice in source.draw.items():
+        if not name.isidentifier():
+            yield SpecError(path=("prompts", "draw", name), problem="cannot be a name in templates")
+        if not isinstance(choice, DrawSpec):
+            continue
+        path: KeyPath = ("prompts", "draw", name, "file")
+        if is_address(choice.file):
+            yield from _address_faults(path, choice.file)
+        elif not is_there(located(partial.folder, choice.file), as_file=True):
+            yield SpecError(
+                path=path, problem=f"there is no file {choice.file}", hint="paths are relative to the job file"
+            )
+
+
+def _address_faults(path: KeyPath, address: str) -> Iterator[SpecError]:
+    """Whether the address is one that can be read is known when it is read; what it is, before."""
+    known = ", ".join(f"{scheme}://" for scheme in PLACES)
+    if scheme_of(address) not in PLACES:
+        hint = "name a file of this machine by its path" if address.lower().startswith("file:") else None
+        problem = f"is {short(address_without_query(address))}, which is no address that can be read"
+        yield SpecError(path=path, problem=problem, expected=f"a path, or an address with {known}", hint=hint)
+    elif holds_secret(address):
+        yield SpecError(
+            path=path,
+            problem="is an address with a password or signature in it, which would stand in the results",
+            hint="keys come from the environment; what can be read only with a signed address, download first",
+        )
+
+
 def _file_faults(partial: PartialSpec, source: SourceSpec, file: str) -> Iterator[SpecError]:
-    if not is_there(located(partial.folder, file)):
+    if is_address(file):
+        yield from _address_faults(("prompts", "file"), file)
+    elif not is_there(located(partial.folder, file)):
         folder = str(partial.folder)
         hint = f"paths are relative to the job file, in {folder}" if folder != "." else None
         yield SpecError(path=("prompts", "file"), problem=f"there is no file or folder {file}", hint=hint)
-    ending = PurePosixPath(file).suffix.lower()
+    ending = PurePosixPath(address_without_query(file)).suffix.lower()
     encoding: KeyPath = ("prompts", "encoding")
     if source.encoding is not None and not _is_text_encoding(source.encoding):
         yield SpecError(

@@ -3,10 +3,12 @@
 import asyncio
 from pathlib import Path, PurePath
 
+from batchrunner.core.places import address_without_query, is_remote
 from batchrunner.prompts.sources.base import PLAIN, SourceFormat, TextForm
 from batchrunner.prompts.sources.comma_separated import read_comma_separated
 from batchrunner.prompts.sources.folder import FILE, TEXT, read_folder
 from batchrunner.prompts.sources.openai_batch import CUSTOM_ID, is_openai_batch, read_openai_batch
+from batchrunner.prompts.sources.opening import is_folder
 from batchrunner.prompts.sources.parquet import read_parquet
 from batchrunner.prompts.sources.text_files import COLUMN, read_json_lines, read_tab_separated, read_text
 
@@ -40,10 +42,14 @@ async def format_of(path: str, *, is_templated: bool, form: TextForm = PLAIN) ->
 
 def kind_of(path: str, is_templated: bool, form: TextForm = PLAIN) -> str:  # noqa: FBT001 - `to_thread` passes it on
     """The name in `SOURCES` of what stands at the path. Blocks."""
-    try:
-        if Path(path).is_dir():
-            return FOLDER
-    except (OSError, ValueError):
-        pass
-    ending = PurePath(path).suffix.lower()
+    ending = PurePath(address_without_query(path)).suffix.lower()
+    if is_remote(path):
+        is_one = path.endswith("/") or (ending not in SOURCES and is_folder(path))
+    else:
+        try:
+            is_one = Path(path).is_dir()
+        except (OSError, ValueError):
+            is_one = False
+    if is_one:
+        return FOLDER
     return OPENAI_BATCH if ending == ".jsonl" and not is_templated and is_openai_batch(path, form) else ending

@@ -13,6 +13,7 @@ import stat
 from collections.abc import Iterator
 
 from batchrunner.core.job import Json
+from batchrunner.core.places import is_remote
 from batchrunner.core.text import has_surrogate
 from batchrunner.prompts.sources.base import (
     BATCH_BYTES,
@@ -26,6 +27,7 @@ from batchrunner.prompts.sources.base import (
     SourceRow,
     TextForm,
 )
+from batchrunner.prompts.sources.opening import content_of, listed
 from batchrunner.prompts.sources.text_files import decoded, encoding_of
 
 TEXT = "text"
@@ -62,7 +64,9 @@ def read_folder(path: str, form: TextForm = PLAIN) -> Iterator[Batch]:
 
 
 def names_of(path: str) -> list[str]:
-    """The files that are rows, in the order in which they are. Raises OSError."""
+    """The files that are rows, in the order in which they are. Raises OSError, or BadSourceError of a remote folder."""
+    if is_remote(path):
+        return sorted((name for name in listed(path) if not name.startswith(".")), key=_counted)
     with os.scandir(path) as entries:
         names = [entry.name for entry in entries if not entry.name.startswith(".") and not entry.is_dir()]
     return sorted(names, key=_counted)
@@ -88,13 +92,15 @@ def _values(path: str, name: str, form: TextForm) -> dict[str, Json]:
     if kind in _PICTURES or kind in _FILES:
         return {**values, FILE: name}
     if kind in _TEXTS:
-        return {**values, TEXT: _text(f"{path}/{name}", form)}
+        return {**values, TEXT: _text(f"{path.rstrip('/')}/{name}", form)}
     known = f"text ({', '.join(_TEXTS)}), a picture ({', '.join(_PICTURES)}), a document or sound ({', '.join(_FILES)})"
     raise BadRowError(f"the file is none of these: {known}")
 
 
 def _text(path: str, form: TextForm) -> str:
     """The file's text, without the line end that editors append."""
+    if is_remote(path):
+        return _decoded(content_of(path, LINE_LIMIT_BYTES + 1), form)
     try:
         is_file = stat.S_ISREG(os.stat(path).st_mode)  # noqa: PTH116 - a path of its own is dear for a small text
     except OSError:
@@ -108,6 +114,10 @@ def _text(path: str, form: TextForm) -> str:
                 raw += more
     except OSError as error:
         raise BadRowError(f"the file cannot be read: {error.strerror or error}") from error
+    return _decoded(raw, form)
+
+
+def _decoded(raw: bytes, form: TextForm) -> str:
     if len(raw) > LINE_LIMIT_BYTES:
         raise BadRowError(f"the file is longer than {LINE_LIMIT_BYTES >> 20} MiB")
     return decoded(raw, "file", form, encoding_of(raw, form.encoding)).removeprefix(_BOM).rstrip("\r\n")

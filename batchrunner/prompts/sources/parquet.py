@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterator
 from datetime import date, time, timedelta
 from decimal import Decimal
-from typing import Any, TypeAlias
+from typing import Any, BinaryIO, TypeAlias
 from uuid import UUID
 
 from batchrunner.core.job import Json
@@ -24,8 +24,8 @@ from batchrunner.prompts.sources.base import (
     Batch,
     SourceRow,
     TextForm,
-    require_regular,
 )
+from batchrunner.prompts.sources.opening import opened
 from batchrunner.prompts.sources.text_files import column_names
 
 _BATCH_BYTES = 2 * 1024 * 1024
@@ -38,13 +38,13 @@ _Made: TypeAlias = "list[dict[str, Json] | BadRowError]"
 
 def read_parquet(path: str, _form: TextForm = PLAIN) -> Iterator[Batch]:
     """The rows of every row group in turn."""
-    require_regular(path)
     number = 0
-    for batch in _opened(path):
-        for begin in range(0, len(batch), BATCH_ROWS):
-            some = batch[begin : begin + BATCH_ROWS]
-            yield [_placed(made, place) for place, made in enumerate(some, number + 1)]
-            number += len(some)
+    with opened(path) as file:
+        for batch in _opened(file):
+            for begin in range(0, len(batch), BATCH_ROWS):
+                some = batch[begin : begin + BATCH_ROWS]
+                yield [_placed(made, place) for place, made in enumerate(some, number + 1)]
+                number += len(some)
 
 
 def _placed(made: "dict[str, Json] | BadRowError", number: int) -> SourceRow | BadRow:
@@ -54,7 +54,7 @@ def _placed(made: "dict[str, Json] | BadRowError", number: int) -> SourceRow | B
     return SourceRow(number, None, made, where)
 
 
-def _opened(path: str) -> Iterator[_Made]:
+def _opened(opened_file: BinaryIO) -> Iterator[_Made]:
     """The file's batches; nothing of them is read yet."""
     try:
         # Imported here: not everyone has it, and it is slow to load.
@@ -63,7 +63,7 @@ def _opened(path: str) -> Iterator[_Made]:
     except ImportError as error:
         raise BadSourceError("cannot be read without pyarrow", hint="install it with: pip install pyarrow") from error
     try:
-        file = ParquetFile(path, buffer_size=_READ_BYTES, pre_buffer=False)
+        file = ParquetFile(opened_file, buffer_size=_READ_BYTES, pre_buffer=False)
     except (arrow.ArrowException, OSError) as error:
         problem = f"is not a readable Parquet file: {_first_line(error)}"
         raise BadSourceError(problem, hint="it is damaged, or of another kind") from error

@@ -26,8 +26,8 @@ from batchrunner.prompts.sources.base import (
     SourceRow,
     Stretch,
     TextForm,
-    require_regular,
 )
+from batchrunner.prompts.sources.opening import opened
 
 CHUNK_BYTES = 512 * 1024
 _SAMPLE_BYTES = 4096
@@ -62,8 +62,7 @@ def line_batches(path: str, form: TextForm = PLAIN) -> Iterator[tuple[int, list[
         BadSourceError: the file is not in its encoding any more, and nothing after that can be read.
         OSError: the file cannot be opened or read.
     """
-    require_regular(path)
-    with open(path, "rb") as file:  # noqa: PTH123 - as messages show it
+    with opened(path) as file:
         chunk = file.read(CHUNK_BYTES)
         decoder = codecs.getincrementaldecoder(encoding_of(chunk, form.encoding) or "utf-8")("surrogateescape")
         number, tail, is_too_long = 1, "", False
