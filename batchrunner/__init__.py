@@ -47,12 +47,12 @@ if TYPE_CHECKING:
         verify,
     )
     from batchrunner.core.control import ControlResult
-    from batchrunner.core.errors import BatchrunnerError, ExitStatus, JobMistakesError, Mistake
+    from batchrunner.core.errors import BatchrunnerError, CheckResult, ExitStatus, JobMistakesError, Mistake
     from batchrunner.core.exports import Exported
     from batchrunner.core.job import Job
     from batchrunner.core.plan import Plan
     from batchrunner.core.rehearsal_report import Rehearsal
-    from batchrunner.core.status import Audit, CheckResult, PageWritten, Report, Status
+    from batchrunner.core.status import Audit, PageWritten, Report, Status
     from batchrunner.page.report_file import write_page
     from batchrunner.scores import compare, score
     from batchrunner.simulator import run_server
@@ -112,10 +112,12 @@ _HOMES: dict[str, str] = {
         ),
         "batchrunner.api",
     ),
-    **dict.fromkeys(("BatchrunnerError", "ExitStatus", "JobMistakesError", "Mistake"), "batchrunner.core.errors"),
+    **dict.fromkeys(
+        ("BatchrunnerError", "CheckResult", "ExitStatus", "JobMistakesError", "Mistake"), "batchrunner.core.errors"
+    ),
     "ControlResult": "batchrunner.core.control",
     **dict.fromkeys(("job_schema", "starter_job"), "batchrunner.spec"),
-    **dict.fromkeys(("CheckResult", "Report"), "batchrunner.core.status"),
+    "Report": "batchrunner.core.status",
     "Audit": "batchrunner.core.status",
     "Exported": "batchrunner.core.exports",
     "Job": "batchrunner.core.job",

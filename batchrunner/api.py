@@ -12,10 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, TypeVar, Unpack
 
-from batchrunner.core.errors import JobMistakesError, Mistake
+from batchrunner.core.errors import CheckResult, JobMistakesError, Mistake
 from batchrunner.core.job import Job, Json, Source, has_judges
 from batchrunner.core.presets import PRESETS
-from batchrunner.core.status import CheckResult, Report, Status
 from batchrunner.core.upstream import NO_UPSTREAM, Upstream
 
 if TYPE_CHECKING:
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
     from batchrunner.core.plan import Plan, PointBalance
     from batchrunner.core.rehearsal_report import Rehearsal, RehearsalOptions
     from batchrunner.core.state import LedgerState
-    from batchrunner.core.status import Audit, MergeResult
+    from batchrunner.core.status import Audit, MergeResult, Report, Status
     from batchrunner.running import RunOptions
     from batchrunner.transport import Secret
 
@@ -226,7 +225,7 @@ def rehearse(job: Job, **options: "Unpack[RehearsalOptions]") -> "Rehearsal":
     return rehearsal_of(job, options)
 
 
-async def run(job: Job, **options: "Unpack[RunOptions]") -> Report:
+async def run(job: Job, **options: "Unpack[RunOptions]") -> "Report":
     """Run a job, or continue it; see `RunOptions`. Its judges begin when its items have ended.
 
     Raises:
@@ -246,7 +245,7 @@ async def run(job: Job, **options: "Unpack[RunOptions]") -> Report:
     return replace(report, status=await with_page(Path(job.output.dir), report.status, options.get("say")))
 
 
-def run_sync(job: Job, **options: "Unpack[RunOptions]") -> Report:
+def run_sync(job: Job, **options: "Unpack[RunOptions]") -> "Report":
     """`run` from ordinary code, on uvloop where it runs."""
     return on_a_fast_loop(run(job, **options))
 
@@ -262,7 +261,7 @@ def on_a_fast_loop(coroutine: Coroutine[object, object, T]) -> T:
         return runner.run(coroutine)
 
 
-def status(dir: str) -> Status:  # noqa: A002 - the word of the command and of `Status.dir`
+def status(dir: str) -> "Status":  # noqa: A002 - the word of the command and of `Status.dir`
     """The status of a run, from its files, also during a run; of a job that is divided, that of all its shards.
 
     Raises:

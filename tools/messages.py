@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from batchrunner.cli.main import COMMANDS
+from batchrunner.cli.main import COMMANDS, command_of
 
 PACKAGE = Path(__file__).resolve().parents[1] / "batchrunner"
 _WORDS_OF_SERVERS = frozenset(
@@ -46,8 +46,8 @@ def messages() -> str:
             continue
         if found := found_in(path.read_text("utf-8")):
             parts += [f"## {name}", *map(_shown, found), ""]
-    for command in COMMANDS:
-        parts += [f"## help of {command.__name__}", _shown(inspect.getdoc(command) or ""), ""]
+    for name in COMMANDS:
+        parts += [f"## help of {name}", _shown(inspect.getdoc(command_of(name)) or ""), ""]
     return "\n".join(parts)
 
 

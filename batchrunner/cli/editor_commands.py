@@ -13,8 +13,8 @@ import batchrunner
 from batchrunner.cli.options import AsJson
 from batchrunner.cli.output import emit, emit_text, print_message
 from batchrunner.core.errors import BatchrunnerError, ExitStatus, JobMistakesError, Mistake
-from batchrunner.report.summary import items_line, jsonable
-from batchrunner.report.wording import printable
+from batchrunner.report.summary import items_line
+from batchrunner.report.wording import jsonable, printable
 
 _LABEL: Final = 10
 

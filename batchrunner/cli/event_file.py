@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Final, Self, TextIO
 from batchrunner.cli.output import print_message, utc_now, utc_stamp
 from batchrunner.core.errors import ExitStatus, JobMistakesError, Mistake
 from batchrunner.core.status import LaneStatus, Status
-from batchrunner.report.summary import jsonable
+from batchrunner.report.wording import jsonable
 
 if TYPE_CHECKING:
     from batchrunner.report.pace import RunPace

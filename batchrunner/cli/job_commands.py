@@ -26,10 +26,8 @@ from batchrunner.cli.options import (
 )
 from batchrunner.cli.output import StatusLine, emit, fitted, print_message, print_mistakes
 from batchrunner.core.budget import figure
-from batchrunner.core.errors import ExitStatus, JobMistakesError, Mistake
+from batchrunner.core.errors import CheckResult, ExitStatus, JobMistakesError, Mistake
 from batchrunner.core.job import Job
-from batchrunner.core.status import CheckResult
-from batchrunner.report.summary import balance_line, budget_line, items_line
 from batchrunner.report.wording import count, duration, instant, printable
 
 
@@ -182,6 +180,8 @@ def table(found: "Plan") -> Iterator[str]:
 
 
 def _rows(found: "Plan") -> Iterator[tuple[str, str]]:
+    from batchrunner.report.summary import items_line  # noqa: PLC0415 - the words of runs, which `check` has no use for
+
     for place, upstream in enumerate(found.upstream):
         figures = [f"{upstream.done:,} done"]
         figures += [
@@ -214,6 +214,8 @@ def _rows(found: "Plan") -> Iterator[tuple[str, str]]:
 
 
 def _price(found: "Plan") -> Iterator[tuple[str, str]]:
+    from batchrunner.report.summary import balance_line, budget_line  # noqa: PLC0415 - as above
+
     if points := found.points:
         a_day = f"; at most {figure(points.per_day)} can be claimed per day" if points.per_day is not None else ""
         yield "points needed", f"about {figure(points.needed)}{a_day}"

@@ -4,21 +4,15 @@ Anything that a user can fix (errors in a job, a broken disk, a rejected key) is
 traceback, and the exit status says which kind it was.
 """
 
+import importlib
 import inspect
 import traceback
 from collections.abc import Callable, Sequence
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
 from batchrunner import __version__
-from batchrunner.cli.completion import completion
-from batchrunner.cli.control_commands import pause, resume, retry, set_, skip, stop
-from batchrunner.cli.directory_commands import adopt, cancel, merge, report, status, verify, watch
-from batchrunner.cli.editor_commands import explain, ls, schema
-from batchrunner.cli.export_command import export
-from batchrunner.cli.init import init
-from batchrunner.cli.job_commands import check, plan
 from batchrunner.cli.options import COMMANDS as COMMANDS_NOT_THERE
 from batchrunner.cli.options import meant
 from batchrunner.cli.output import (
@@ -30,41 +24,37 @@ from batchrunner.cli.output import (
     print_mistakes,
     status_with_output,
 )
-from batchrunner.cli.rehearse import rehearse
-from batchrunner.cli.run import run
-from batchrunner.cli.score_commands import compare, score
-from batchrunner.cli.simulate import simulate
 from batchrunner.core.errors import BatchrunnerError, ExitStatus, Mistake
 
-COMMANDS: tuple[Callable[..., ExitStatus], ...] = (
-    init,
-    check,
-    plan,
-    rehearse,
-    run,
-    ls,
-    status,
-    pause,
-    resume,
-    stop,
-    set_,
-    skip,
-    retry,
-    merge,
-    adopt,
-    cancel,
-    verify,
-    export,
-    score,
-    compare,
-    report,
-    watch,
-    simulate,
-    schema,
-    explain,
-    completion,
-)
-"""In the order of `--help`: the order in which a newcomer meets them."""
+COMMANDS: Final = {
+    "init": "init",
+    "check": "job_commands",
+    "plan": "job_commands",
+    "rehearse": "rehearse",
+    "run": "run",
+    "ls": "editor_commands",
+    "status": "directory_commands",
+    "pause": "control_commands",
+    "resume": "control_commands",
+    "stop": "control_commands",
+    "set": "control_commands",
+    "skip": "control_commands",
+    "retry": "control_commands",
+    "merge": "directory_commands",
+    "adopt": "directory_commands",
+    "cancel": "directory_commands",
+    "verify": "directory_commands",
+    "export": "export_command",
+    "score": "score_commands",
+    "compare": "score_commands",
+    "report": "directory_commands",
+    "watch": "directory_commands",
+    "simulate": "simulate",
+    "schema": "editor_commands",
+    "explain": "editor_commands",
+    "completion": "completion",
+}
+"""The module of each command, loaded when it is called. In the order of `--help`, in which a newcomer meets them."""
 
 _ABOUT = """Send the prompts of a YAML job file to a chat or image model; save every answer
 and picture, and pay for each only once.
@@ -94,7 +84,8 @@ def main(arguments: Sequence[str]) -> int:
     """Run one command line; the value is the process's exit status."""
     as_json = "--json" in arguments
     try:
-        ended = build()(args=list(arguments), prog_name="batchrunner", standalone_mode=False)
+        called = arguments[0] if arguments and arguments[0] in COMMANDS else None
+        ended = build(called)(args=list(arguments), prog_name="batchrunner", standalone_mode=False)
     except typer.TyperException as error:
         return _print_usage_error(error.format_message(), arguments, as_json=as_json)
     except BatchrunnerError as error:
@@ -110,8 +101,8 @@ def main(arguments: Sequence[str]) -> int:
     return status_with_output(ended if isinstance(ended, int) else ExitStatus.DONE)
 
 
-def build() -> typer.Typer:
-    """The command line as typer knows it."""
+def build(only: str | None = None) -> typer.Typer:
+    """The command line as typer knows it; `only`: with this command alone, so that no other's module is loaded."""
     command_line = typer.Typer(
         name="batchrunner",
         help=_ABOUT,
@@ -122,9 +113,17 @@ def build() -> typer.Typer:
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     )
-    for command in COMMANDS:
-        command_line.command(name=command.__name__.rstrip("_"), help=_help(command))(command)
+    for name in COMMANDS if only is None else (only,):
+        command = command_of(name)
+        command_line.command(name=name, help=_help(command))(command)
     return command_line
+
+
+def command_of(name: str) -> Callable[..., ExitStatus]:
+    """The function of a command; `set_` for `set`, which is a name of Python's own."""
+    module = importlib.import_module(f"batchrunner.cli.{COMMANDS[name]}")
+    found: Callable[..., ExitStatus] = getattr(module, f"{name}_" if name == "set" else name)
+    return found
 
 
 def _help(command: Callable[..., ExitStatus]) -> str:

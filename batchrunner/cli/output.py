@@ -16,8 +16,7 @@ from datetime import UTC, datetime
 from typing import Self, TextIO
 
 from batchrunner.core.errors import BatchrunnerError, ExitStatus, JobMistakesError, Mistake, NoRunError
-from batchrunner.report.summary import jsonable
-from batchrunner.report.wording import printable
+from batchrunner.report.wording import jsonable, printable
 
 MOST_SHOWN = 200
 """The most errors that are printed, a line each; then comes the number of the others."""

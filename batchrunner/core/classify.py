@@ -8,6 +8,7 @@ from batchrunner.core.job import PresetName, Provider
 from batchrunner.core.outcome import Adaptation, Hints, ProblemKind
 from batchrunner.core.sign import Family, Form, Sign
 from batchrunner.core.signs import SIGNS
+from batchrunner.core.text import late_pattern
 
 # Why an accepted task failed, as a kind of problem: judged by its words like a submit that is refused with them.
 #
@@ -18,54 +19,54 @@ from batchrunner.core.signs import SIGNS
 
 K = ProblemKind
 
-_FILTERED: Final = re.compile(
+_FILTERED: Final = late_pattern(
     r"nsfw|content[ _]?(policy|filter|moderat|safety|violat|security)|net check failed|inappropriate|moderat|safety"
     r"|(?<!case.)sensitive|policy violation|violat\w* (of )?(our|the|usage|content)|prohibited|explicit content|harmful"
     r"|data_?inspection|risk control|illegal content|unsafe|blocked by|porn|nudity|copyright"
     r"|违规|敏感|审核|不合规|风控|涉黄|安全检查",
     re.IGNORECASE,
 )
-_FILTER_BROKE: Final = re.compile(
+_FILTER_BROKE: Final = late_pattern(
     r"(moderation|safety|filter|audit|inspection)( check\w*| service| system| model| api)* (is )?"
     r"(unavailable|not available|timed? ?out|timeout|crashed|error|failed to (load|start|respond|connect))",
     re.IGNORECASE,
 )
-_MACHINE: Final = re.compile(
+_MACHINE: Final = late_pattern(
     r"cuda|cublas|cudnn|nccl|\bnpu\b|out of memory|\boom\b|illegal memory|device-side|segmentation fault|traceback"
     r"|broken pipe|connection (reset|refused|closed|aborted)|no space left|worker (died|lost|crashed|exited)"
     r"|internal (server )?error|内部错误|显存",
     re.IGNORECASE,
 )
-_UNPAID: Final = re.compile(
+_UNPAID: Final = late_pattern(
     r"arrear|overdue|\bunpaid\b|payment required|insufficient (funds|credits?)|(out of|not enough|no) credits?\b"
     r"|billing (hard limit|not active)|account.{0,20}(suspended|disabled)|欠费|账户已停用",
     re.IGNORECASE,
 )
-_LIMITED: Final = re.compile(
+_LIMITED: Final = late_pattern(
     r"too many (requests|calls|tasks|jobs|concurrent)|rate[ _]?limit|throttl|concurren\w+ (limit|exceed)|limit_burst"
     r"|quota|请求过于频繁|限流|并发|额度",
     re.IGNORECASE,
 )
-_TOO_MANY_THINGS: Final = re.compile(r"too many (?!requests|calls|tasks|jobs|concurrent)", re.IGNORECASE)
-_BUSY: Final = re.compile(
+_TOO_MANY_THINGS: Final = late_pattern(r"too many (?!requests|calls|tasks|jobs|concurrent)", re.IGNORECASE)
+_BUSY: Final = late_pattern(
     r"overloaded|server is busy|too busy|queue is full|(at|no|insufficient) capacity|no available (worker|gpu|resource)"
     r"|resources? (is |are )?(exhausted|insufficient)|service unavailable|temporarily unavailable|服务繁忙|系统繁忙",
     re.IGNORECASE,
 )
-_MODEL: Final = re.compile(
+_MODEL: Final = late_pattern(
     r"(model|模型)[^.;]{0,80}(not (found|exist|available|supported)|does(n't| not) exist|no longer|offline|不存在|下线)"
     r"|no such model|unknown model|unsupported model",
     re.IGNORECASE,
 )
-_OTHER_PARTS: Final = re.compile(r"lora|checkpoint|scheduler|sampler|size|parameter|controlnet|vae", re.IGNORECASE)
-_MEDIA: Final = re.compile(
+_OTHER_PARTS: Final = late_pattern(r"lora|checkpoint|scheduler|sampler|size|parameter|controlnet|vae", re.IGNORECASE)
+_MEDIA: Final = late_pattern(
     r"(unable|failed|could ?n.t|cannot|timeout|timed out|error).{0,20}(download|fetch|load\w*).{0,40}"
     r"(image|media|file|url|picture|content)"
     r"|(image|media|file|url|picture)\w* (could ?n.t|could not|cannot|can not) be (download|fetch|load|retriev)\w*"
     r"|下载.{0,6}(失败|超时)",
     re.IGNORECASE,
 )
-_REFUSED: Final = re.compile(
+_REFUSED: Final = late_pattern(
     r"\binvalid|\bunsupported|not (be )?(supported|compatible|valid|allowed|permitted)|incompatible"
     r"|does(n't| not) (support|exist)|\bmust (be|have|not|contain)|should be (in|between|a|an|less|greater)"
     r"|out of range|exceeds|exceed the (max|limit)|too (long|large|small|short|big|many)"
@@ -181,7 +182,7 @@ _SERVER_TROUBLE: Final = (
     *("サーバーエラー", "しばらく", "내부 오류", "서버 오류", "잠시 후"),
 )
 """A 500 with one of these is about the server's own trouble, which may pass; any other is about the request."""
-_NO_WORDS: Final = re.compile(
+_NO_WORDS: Final = late_pattern(
     r"(?:error|errors|err|http|https|status|code|type|detail|details|message|msg|internal|unknown|fail|failed|failure"
     r"|exception|occurred|an|has|server|param|request|id|none|null|false|true|ok|[\W\d_])*"
 )

@@ -49,6 +49,22 @@ class Mistake:
         return "; ".join([head, *tail, *([self.hint] if self.hint else [])])
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckResult:
+    """What `check` found in a job and its sources."""
+
+    mistakes: tuple[Mistake, ...]
+    items: int
+    """Items the job makes; 0 when there are mistakes."""
+    notes: tuple[str, ...] = ()
+    skipped_rows: int = 0
+    """Bad rows that `on_bad_row: skip` leaves out."""
+    skipped: tuple[Mistake, ...] = ()
+    """What is wrong with the first 20 of them."""
+    waits_for: str | None = None
+    """The run that the job reads and that another job is about to make: rows, columns and items were not checked."""
+
+
 class JobMistakesError(BatchrunnerError):
     """A job file, one of its sources or a command line has mistakes; carries all of them."""
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from batchrunner.core.budget import BudgetLine
 from batchrunner.core.control import UNCONTROLLED, ControlState
-from batchrunner.core.errors import ExitStatus, Mistake
+from batchrunner.core.errors import ExitStatus
 from batchrunner.core.fallback import FallbackCount
 
 if TYPE_CHECKING:
@@ -227,22 +227,6 @@ class Report:
 
     status: Status
     exit_status: ExitStatus
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CheckResult:
-    """What `check` found in a job and its sources."""
-
-    mistakes: tuple[Mistake, ...]
-    items: int
-    """Items the job makes; 0 when there are mistakes."""
-    notes: tuple[str, ...] = ()
-    skipped_rows: int = 0
-    """Bad rows that `on_bad_row: skip` leaves out."""
-    skipped: tuple[Mistake, ...] = ()
-    """What is wrong with the first 20 of them."""
-    waits_for: str | None = None
-    """The run that the job reads and that another job is about to make: rows, columns and items were not checked."""
 
 
 # What an audit of a run's directory comes to, as values for callers.

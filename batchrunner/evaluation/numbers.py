@@ -9,23 +9,25 @@ import unicodedata
 from decimal import Decimal, InvalidOperation
 from typing import Final, Literal, TypeAlias
 
+from batchrunner.core.text import late_pattern
+
 Decimals: TypeAlias = Literal["point", "comma"]
 Taken: TypeAlias = Literal["last", "first", "only"]
 
-_GROUP_SPACE: Final = re.compile("(?<=\\d)[\u00a0\u2009\u202f](?=\\d{3}(?!\\d))")
-_OTHER_DIGIT: Final = re.compile(r"(?![0-9])\d")
-_RAISED: Final = re.compile("[\u00b2\u00b3\u00b9\u2070-\u2079\u2080-\u2089]+")
+_GROUP_SPACE: Final = late_pattern("(?<=\\d)[\u00a0\u2009\u202f](?=\\d{3}(?!\\d))")
+_OTHER_DIGIT: Final = late_pattern(r"(?![0-9])\d")
+_RAISED: Final = late_pattern("[\u00b2\u00b3\u00b9\u2070-\u2079\u2080-\u2089]+")
 _MINUSES: Final = ("\u2212", "\u2013", "\ufe63", "\uff0d")
-_DIGITS: Final = re.compile(
+_DIGITS: Final = late_pattern(
     r"((?<![\w)\]])[-+])?[$\u20ac\u00a3\u00a5]?((?:\d+|(?<![\w.,])[.,]\d+)(?:[.,]\d+)*(?:[eE][-+]?\d+)?)"
 )
 """A sign and digits with whatever separators are between them, so that a text is walked through once."""
 _SHAPE: Final = {
-    "point": re.compile(r"(?:\d{1,3}(?:,\d{3})+|\d*)(?:\.\d+)?(?:[eE][-+]?\d+)?"),
-    "comma": re.compile(r"(?:\d{1,3}(?:\.\d{3})+|\d*)(?:,\d+)?(?:[eE][-+]?\d+)?"),
+    "point": late_pattern(r"(?:\d{1,3}(?:,\d{3})+|\d*)(?:\.\d+)?(?:[eE][-+]?\d+)?"),
+    "comma": late_pattern(r"(?:\d{1,3}(?:\.\d{3})+|\d*)(?:,\d+)?(?:[eE][-+]?\d+)?"),
 }
-_AMBIGUOUS_AFTER: Final = re.compile(r"['_^\u2019\u2044]\d| \d{3}(?!\d)")
-_AMBIGUOUS_BEFORE: Final = re.compile(r"(?:\d(?:['_\u2019\u2044]|\^\{?-?)|(?<!\d)\d{1,3} )\Z")
+_AMBIGUOUS_AFTER: Final = late_pattern(r"['_^\u2019\u2044]\d| \d{3}(?!\d)")
+_AMBIGUOUS_BEFORE: Final = late_pattern(r"(?:\d(?:['_\u2019\u2044]|\^\{?-?)|(?<!\d)\d{1,3} )\Z")
 _MOST_EXPONENT: Final = 308
 """Beyond it a number has no place in a row; `1e9999999` is rather a part of an identifier."""
 _LOOK_BACK_CHARS: Final = 8

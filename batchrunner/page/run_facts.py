@@ -16,7 +16,8 @@ from batchrunner.core.events import Done
 from batchrunner.core.job import Json
 from batchrunner.core.status import BatchStatus, Status
 from batchrunner.page.ledger_timeline import PriceOf
-from batchrunner.report.summary import BATCH_WORDS, STATES, jsonable
+from batchrunner.report.summary import BATCH_WORDS, STATES
+from batchrunner.report.wording import jsonable
 from batchrunner.stores.run_file import RunFile, run_around
 
 _LEFT_OUT: Final = frozenset(

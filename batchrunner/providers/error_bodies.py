@@ -17,7 +17,7 @@ from batchrunner.core.http import Interrupted, ResponseHead
 from batchrunner.core.job import Json
 from batchrunner.core.outcome import Problem, ProblemKind
 from batchrunner.core.sign import Family, Form
-from batchrunner.core.text import without_lone_surrogates
+from batchrunner.core.text import late_pattern, without_lone_surrogates
 from batchrunner.providers.json_text import NotJson, at, cut_value, decode, encode, is_object, whole_number
 from batchrunner.providers.rate_headers import (
     LONGEST_WAIT_S,
@@ -99,18 +99,18 @@ _STATUSES: Final = (
     ("code",),
 )
 _PAGE_BYTES: Final = 16 * 1024
-_PAGE: Final = re.compile(
+_PAGE: Final = late_pattern(
     r"<!doctype html|<\?xml[^>]*>\s*<!doctype html|<!--"
     r"|<(?:html|head|body|title|meta|script|noscript|style|link|base|iframe|frameset|form|center|div|table|h1|h2)[\s/>]",
     re.IGNORECASE,
 )
-_XML_ERROR: Final = re.compile(r"<(?:\w+:)?Error(?:Response)?[\s>].*", re.DOTALL)
+_XML_ERROR: Final = late_pattern(r"<(?:\w+:)?Error(?:Response)?[\s>].*", re.DOTALL)
 """Amazon's, and of the storages that copy it."""
-_XML_FIELD: Final = re.compile(r"<(Code|Message)>([^<]{0,1000})</\1>")
+_XML_FIELD: Final = late_pattern(r"<(Code|Message)>([^<]{0,1000})</\1>")
 _FORBIDDEN: Final = 403
-_BLOCKED: Final = re.compile(r"\b(forbidden|denied|blocked|banned|firewall)\b", re.IGNORECASE)
-_TITLE: Final = re.compile(r"<(title|h1|h2)[^>]*>(.*?)</\1", re.IGNORECASE | re.DOTALL)
-_TAG: Final = re.compile(r"<[^>]*>")
+_BLOCKED: Final = late_pattern(r"\b(forbidden|denied|blocked|banned|firewall)\b", re.IGNORECASE)
+_TITLE: Final = late_pattern(r"<(title|h1|h2)[^>]*>(.*?)</\1", re.IGNORECASE | re.DOTALL)
+_TAG: Final = late_pattern(r"<[^>]*>")
 _LOOK_AT: Final = {407: "provider.proxy"}
 _REQUEST_IDS: Final = (("request_id",), ("errors", "request_id"), ("error", "request_id"), ("RequestId",))
 _REQUEST_ID_HEADERS: Final = ("x-request-id", "request-id", "x-modelscope-request-id", "x-dashscope-request-id")

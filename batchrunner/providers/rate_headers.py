@@ -14,6 +14,7 @@ from typing import Final
 from batchrunner.core.http import ResponseHead
 from batchrunner.core.job import Json
 from batchrunner.core.outcome import Hints
+from batchrunner.core.text import late_pattern
 from batchrunner.providers.json_text import at, is_object
 
 _LITELLM: Final = "llm_provider-"
@@ -52,31 +53,31 @@ _UNITS_S: Final = {
     "小时": 3600.0,
     "天": 86400.0,
 }
-_PART: Final = re.compile(r"(\d{1,15}(?:\.\d{1,15})?)\s*([a-zµμ]+|毫秒|分钟|小时|[秒分天])")
-_DURATION: Final = re.compile(r"(?:\d{1,15}(?:\.\d{1,15})?(?:ns|us|µs|μs|ms|s|m|h|d))+")
-_RFC_3339: Final = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d")
-_HTTP_DATE: Final = re.compile(r"[A-Za-z]{3,9},? ")
-_ISO_DURATION: Final = re.compile(
+_PART: Final = late_pattern(r"(\d{1,15}(?:\.\d{1,15})?)\s*([a-zµμ]+|毫秒|分钟|小时|[秒分天])")
+_DURATION: Final = late_pattern(r"(?:\d{1,15}(?:\.\d{1,15})?(?:ns|us|µs|μs|ms|s|m|h|d))+")
+_RFC_3339: Final = late_pattern(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d")
+_HTTP_DATE: Final = late_pattern(r"[A-Za-z]{3,9},? ")
+_ISO_DURATION: Final = late_pattern(
     r"P(?:(\d{1,9})D)?(?:T(?:(\d{1,9})H)?(?:(\d{1,9})M)?(?:(\d{1,9}(?:\.\d{1,9})?)S)?)?", re.IGNORECASE
 )
 _NUMBER: Final = r"\d{1,9}(?:\.\d{1,9})?"
 _UNIT: Final = r"(?:milliseconds|seconds|minutes|hours|days|second|minute|hour|day|secs?|mins?|hrs?|ms|s|m|h|d)"
-_PROSE: Final = re.compile(
+_PROSE: Final = late_pattern(
     r"\b(?:in|after|wait|for|least|within|next)\s+(?:about\s+|around\s+|another\s+|at\s+least\s+|the\s+next\s+)?[~≈]?\s*"
     rf"({_NUMBER}\s*{_UNIT}(?:\b|(?=\d))(?:(?:\s*,\s*|\s+and\s+|\s*){_NUMBER}\s*{_UNIT}(?:\b|(?=\d)))*)"
 )
-_PROSE_DATE: Final = re.compile(
+_PROSE_DATE: Final = late_pattern(
     r"\b(?:at|after|until|till|by|before)\s+(?:about\s+)?"
     r"(\d{4}-\d\d-\d\d[t ]\d\d:\d\d(?::\d\d(?:\.\d+)?)?\s*(?:z|utc|[+-]\d\d:?\d\d)?)"
 )
-_PROSE_CHINESE: Final = re.compile(rf"({_NUMBER})\s*(毫秒|秒|分钟|小时|天)钟?\s*(?:后|之后|以后|再)")
-_DATE_CHINESE: Final = re.compile(
+_PROSE_CHINESE: Final = late_pattern(rf"({_NUMBER})\s*(毫秒|秒|分钟|小时|天)钟?\s*(?:后|之后|以后|再)")
+_DATE_CHINESE: Final = late_pattern(
     r"(\d{4})\s*[-/年]\s*(\d{1,2})\s*[-/月]\s*(\d{1,2})\s*日?[\st]*(\d{1,2})\s*[:：时点]\s*(\d{1,2})(?:\s*[:：分]\s*(\d{1,2}))?\s*[分秒]?"
     r"\s*(?:后|之后|以后|重置|恢复|刷新|解除|重新|再)"
 )
 _BEIJING: Final = timezone(timedelta(hours=8))
 """Where a moment in Chinese words is meant, if no zone stands with it."""
-_CLOCK: Final = re.compile(r"\bin\s+(?:(\d{1,3})\.)?(\d{1,2}):(\d\d):(\d\d)\b")
+_CLOCK: Final = late_pattern(r"\bin\s+(?:(\d{1,3})\.)?(\d{1,2}):(\d\d):(\d\d)\b")
 """Days, hours, minutes and seconds as .NET writes them."""
 _ASKING: Final = (("retry-after-ms", 1e-3), ("x-ms-retry-after-ms", 1e-3), ("retry-after", 1.0), ("x-retry-after", 1.0))
 """Headers that ask for a wait, the most precise first, and the unit of a plain number."""
@@ -104,7 +105,7 @@ _DEEP: Final = 6
 LONGEST_WAIT_S: Final = 366 * 86_400.0
 """A wait beyond this was not meant as one: a mistake of units, or of a clock."""
 _CLOCKS_AGREE_S: Final = 2.0
-_FIELD: Final = re.compile(r"(?:^|[;,\s])([a-z]+)\s*=\s*\"?(\d{1,12}(?:\.\d{1,9})?)\"?", re.IGNORECASE)
+_FIELD: Final = late_pattern(r"(?:^|[;,\s])([a-z]+)\s*=\s*\"?(\d{1,12}(?:\.\d{1,9})?)\"?", re.IGNORECASE)
 
 
 def hints_of(head: ResponseHead) -> Hints | None:

@@ -4,20 +4,20 @@ Every server has fields of its own. What only describes the envelope is left out
 message or delta, or beside the choices is given back. Wrappings that gateways put around an answer are taken off.
 """
 
-import re
 from collections.abc import Collection, Iterable
 from functools import lru_cache
 from typing import Final, Literal
 
 from batchrunner.core.job import Json
 from batchrunner.core.outcome import PictureBytes, Usage
+from batchrunner.core.text import late_pattern
 from batchrunner.providers.chat_media import is_picture, media_in
 from batchrunner.providers.json_text import at, encode, is_object, whole_number
 from batchrunner.providers.native_shapes import as_chat
 
 # What the words mean with which servers end an answer: compared without case, `-` and spaces read as `_`.
 
-_CAMEL: Final = re.compile(r"(?<=[a-z])(?=[A-Z])")
+_CAMEL: Final = late_pattern(r"(?<=[a-z])(?=[A-Z])")
 Meaning = Literal["whole", "cut", "broken", "filtered"]
 
 _CUT: Final = frozenset(

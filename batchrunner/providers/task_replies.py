@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from batchrunner.core.job import Json
-from batchrunner.core.text import without_lone_surrogates
+from batchrunner.core.text import late_pattern, without_lone_surrogates
 from batchrunner.providers.error_bodies import ErrorBody, fault_in, message_in
 from batchrunner.providers.json_text import NotJson, decode, is_object
 from batchrunner.providers.result_pictures import plain_name
@@ -36,7 +36,7 @@ TASK_STATES: Final[dict[str, TaskState]] = {
 """The servers' words, upper-cased, with `_` for spaces and hyphens. Any other is unknown: the task is asked again."""
 
 _ID_CHARS: Final = 512
-_ENUM_PREFIX: Final = re.compile(r"^((TASK|JOB|PREDICTION|GENERATION)_)?(STATUS|STATE)_")
+_ENUM_PREFIX: Final = late_pattern(r"^((TASK|JOB|PREDICTION|GENERATION)_)?(STATUS|STATE)_")
 _ENDED_WELL: Final = frozenset(["SUCCEED", "SUCCEEDED", "SUCCESS", "SUCCESSFULLY", "COMPLETED", "FINISHED"])
 _ENDED_BADLY: Final = frozenset(["FAIL", "FAILED", "FAILURE"])
 _FILTERING: Final = frozenset(["NSFW", "MODERATED", "FILTERED", "UNSAFE", "SENSITIVE"])
@@ -80,24 +80,24 @@ _ID_IN_PIECES: Final = re.compile(
     re.IGNORECASE,
 )
 _GONE_STATUSES: Final = frozenset({404, 410})
-_GONE: Final = re.compile(
+_GONE: Final = late_pattern(
     r"not[ _]?found|(not|n't) exist|no such|unknown (task|job)|expired|no longer|\bgone\b|不存在|未找到|找不到|过期",
     re.IGNORECASE,
 )
-_A_TASK: Final = re.compile(r"\b(task|job|prediction|generation)(_?id)?s?\b|任务", re.IGNORECASE)
-_TASK_GONE: Final = re.compile(
+_A_TASK: Final = late_pattern(r"\b(task|job|prediction|generation)(_?id)?s?\b|任务", re.IGNORECASE)
+_TASK_GONE: Final = late_pattern(
     r"\b(task|job|prediction)(_?id)?\b.{0,60}?(not[ _]?found|(not|n't) exist|expired|no longer exists|\bgone\b)"
     r"|(no such|unknown|could not find|(not|n't) find)( the)? (task|job|prediction)|任务(不存在|未找到|已?过期)",
     re.IGNORECASE,
 )
-_OTHER_PARTS: Final = re.compile(r"fail|error|model|lora|file|image|picture|checkpoint|node", re.IGNORECASE)
+_OTHER_PARTS: Final = late_pattern(r"fail|error|model|lora|file|image|picture|checkpoint|node", re.IGNORECASE)
 """Between `task` and `not found` these say that something else was not found."""
-_OF_THE_WAY: Final = re.compile(
+_OF_THE_WAY: Final = late_pattern(
     r"\b(path|route|url|uri|endpoint|page|resource|handler|method|upstream|backend|model|host|service)s?\b|路径|接口|模型",
     re.IGNORECASE,
 )
 _REPAIRED_BYTES: Final = 8192
-_TOKEN: Final = re.compile(r"(?=.*\d)[A-Za-z0-9][A-Za-z0-9_.:-]{5,127}")
+_TOKEN: Final = late_pattern(r"(?=.*\d)[A-Za-z0-9][A-Za-z0-9_.:-]{5,127}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

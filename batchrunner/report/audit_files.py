@@ -5,7 +5,6 @@ Pictures are read one at a time for each thread. Refuses to follow links and to 
 
 import hashlib
 import os
-import re
 from collections import deque
 from collections.abc import Container, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Final
 
+from batchrunner.core.text import late_pattern
 from batchrunner.report.audit_ledger import FindingList, Named, path_mark
 from batchrunner.stores.artifacts import sha256_of
 from batchrunner.stores.export_files import EXPORTS
@@ -31,7 +31,7 @@ from batchrunner.stores.results import FAILURES_TORN, TORN
 from batchrunner.stores.run_directory import ERROR_LOG
 from batchrunner.stores.run_file import RUN_FILE
 
-_LEDGER_NAMES: Final = re.compile(rf"{SEGMENT_NAME.pattern}|{CHECKPOINT_NAME.pattern}")
+_LEDGER_NAMES: Final = late_pattern(rf"{SEGMENT_NAME.pattern}|{CHECKPOINT_NAME.pattern}")
 _CACHE: Final = "thumbs"
 """Thumbnails are not synced, so a power loss may leave parts of them; any of them may be deleted."""
 OWN: Final = frozenset(
@@ -47,7 +47,7 @@ PRIVATE: Final = (RUN_FILE, LOCK, LEDGER, ERROR_LOG)
 _IMAGES: Final = "images"
 _DAMAGED: Final = (_IMAGES, "damaged")
 """Received bytes that are not a valid picture, kept for inspection."""
-_SUFFIX: Final = re.compile(r"\d+|[0-9a-f]{8}")
+_SUFFIX: Final = late_pattern(r"\d+|[0-9a-f]{8}")
 _SUFFIXES: Final = 3
 """What may follow an item's name in that of its file: of its key, a number for equal ones, a picture's number."""
 _OTHERS: Final = 0o077

@@ -23,8 +23,8 @@ from typing import Final
 from batchrunner.core.job import NOTIFY_EVENTS, Job, NotifyEvent
 from batchrunner.core.presets import PRESETS
 from batchrunner.core.status import LaneStatus, Status
-from batchrunner.report.summary import items_line, jsonable
-from batchrunner.report.wording import printable
+from batchrunner.report.summary import items_line
+from batchrunner.report.wording import jsonable, printable
 
 TIME_LIMIT_S: Final = 30.0
 _LOOK_EVERY_S: Final = 2.0

@@ -4,19 +4,17 @@ Text from a prompt, a server or a file name passes `printable`. If something is 
 command that continues the run.
 """
 
-import dataclasses
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta, timezone
-from enum import Enum
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from batchrunner.core.budget import BudgetLine, figure
 from batchrunner.core.control import ControlState
 from batchrunner.core.fallback import FallbackCount
-from batchrunner.core.job import Job, Json
+from batchrunner.core.job import Job
 from batchrunner.core.status import (
     BatchStatus,
     FailureGroup,
@@ -32,30 +30,6 @@ from batchrunner.core.status import (
 )
 from batchrunner.report.wording import count, printable
 from batchrunner.stores.timezones import offset_of_zone
-
-# The program's values as JSON: what commands print, and what a notified command reads.
-
-
-def jsonable(value: object) -> Json:
-    """Dataclasses by their field names, tuples as lists, paths and enums as their values.
-
-    Raises:
-        TypeError: something else; what a command prints is made of these.
-    """
-    if isinstance(value, Enum):
-        return jsonable(value.value)
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    if isinstance(value, Mapping):
-        return {str(key): jsonable(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [jsonable(entry) for entry in value]
-    if dataclasses.is_dataclass(value):
-        return {field.name: jsonable(getattr(value, field.name)) for field in dataclasses.fields(value)}
-    if isinstance(value, PurePath):
-        return str(value)
-    raise TypeError(f"{type(value).__name__} cannot be written as JSON")
-
 
 # Notes on the schedule and on balances of points.
 

@@ -1,13 +1,19 @@
-"""Numbers, times, audits and exports as text. Pure: the current time is always an argument."""
+"""Numbers, times, audits, exports and values as text. Pure: the current time is always an argument."""
 
+import dataclasses
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Final
+from enum import Enum
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Final
 
 from batchrunner.core.errors import Mistake
-from batchrunner.core.exports import Exported
-from batchrunner.core.status import Audit, AuditCounts, Finding, Level, MergeResult, Salvaged
+
+if TYPE_CHECKING:
+    from batchrunner.core.exports import Exported
+    from batchrunner.core.job import Json
+    from batchrunner.core.status import Audit, AuditCounts, Finding, Level, MergeResult, Salvaged
 
 # Text from prompts, servers and file names is made safe to print: always one visible line.
 #
@@ -91,19 +97,43 @@ def instant(rfc3339: str, *, now: datetime | None = None) -> str:
     return f"{shown} (in {duration((moment - now).total_seconds())})"
 
 
+# The program's values as JSON: what commands print, and what a notified command reads.
+
+
+def jsonable(value: object) -> "Json":
+    """Dataclasses by their field names, tuples as lists, paths and enums as their values.
+
+    Raises:
+        TypeError: something else; what a command prints is made of these.
+    """
+    if isinstance(value, Enum):
+        return jsonable(value.value)
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): jsonable(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [jsonable(entry) for entry in value]
+    if dataclasses.is_dataclass(value):
+        return {field.name: jsonable(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, PurePath):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} cannot be written as JSON")
+
+
 # An audit as text, made from an `Audit` alone; text from the disk passes `printable`.
 
-_LEVELS: Final[dict[Level, str]] = {"damage": "DAMAGE", "odd": "odd", "note": "note"}
+_LEVELS: Final["dict[Level, str]"] = {"damage": "DAMAGE", "odd": "odd", "note": "note"}
 _MOST_EXAMPLE: Final = 200
 _MEGABYTE: Final = 1e6
 
 
-def audit_words(audit: Audit) -> str:
+def audit_words(audit: "Audit") -> str:
     """Several lines without a final newline: verdict, what was checked, findings, what was salvaged."""
     return "\n".join(_lines(audit))
 
 
-def _lines(audit: Audit) -> Iterator[str]:
+def _lines(audit: "Audit") -> Iterator[str]:
     damage = sum(finding.count for finding in audit.findings if finding.level == "damage")
     verdict = "no damage found" if audit.sound else f"DAMAGED ({count(damage, 'problem')})"
     yield f"{printable(audit.dir)} ({printable(audit.job)}): {verdict}"
@@ -114,7 +144,7 @@ def _lines(audit: Audit) -> Iterator[str]:
         yield from _salvaged(audit.salvaged)
 
 
-def _looked_at(checked: AuditCounts) -> str:
+def _looked_at(checked: "AuditCounts") -> str:
     parts = [
         f"{count(checked.records, 'ledger record')} in {count(checked.segments, 'segment')}",
         count(checked.rows, "row"),
@@ -130,7 +160,7 @@ def _looked_at(checked: AuditCounts) -> str:
     return ", ".join(parts)
 
 
-def _finding(finding: Finding) -> Iterator[str]:
+def _finding(finding: "Finding") -> Iterator[str]:
     yield f"  {_LEVELS[finding.level]}: {finding.count:,} × {finding.problem}"
     for example in finding.examples:
         yield f"      {printable(example, most=_MOST_EXAMPLE)}"
@@ -140,7 +170,7 @@ def _finding(finding: Finding) -> Iterator[str]:
         yield f"      → {finding.advice}"
 
 
-def _salvaged(salvaged: Salvaged) -> Iterator[str]:
+def _salvaged(salvaged: "Salvaged") -> Iterator[str]:
     yield (
         f"  salvaged into {printable(salvaged.dir)}: {count(salvaged.rows, 'row')}, "
         f"{count(salvaged.pictures, 'picture')}, {count(salvaged.answer_files, 'answer file')}, "
@@ -160,21 +190,21 @@ def _salvaged(salvaged: Salvaged) -> Iterator[str]:
 _LABEL_WIDTH: Final = 13
 
 
-def export_words(exported: Exported) -> str:
+def export_words(exported: "Exported") -> str:
     """Several lines without a final newline."""
     return "\n".join(
         [_headline(exported), *(f"  {label + ':':<{_LABEL_WIDTH}} {said}" for label, said in _body(exported))]
     )
 
 
-def _headline(exported: Exported) -> str:
+def _headline(exported: "Exported") -> str:
     simulated = " (simulated)" if exported.simulated else ""
     files = f" in {count(exported.files, 'file')}" if exported.files > 1 else ""
     rows = f"{count(exported.rows, 'row')} as {exported.format}, {count(exported.bytes, 'byte')}{files}"
     return f"{printable(exported.job)}{simulated}: {rows}"
 
 
-def _chosen(exported: Exported) -> Iterator[tuple[str, str]]:
+def _chosen(exported: "Exported") -> Iterator[tuple[str, str]]:
     if not exported.files:
         yield "written", "nothing: there is no row"
     elif not exported.bytes and exported.path is not None:
@@ -188,7 +218,7 @@ def _chosen(exported: Exported) -> Iterator[tuple[str, str]]:
         yield "left out", f"{number:,} {printable(reason)}"
 
 
-def _body(exported: Exported) -> Iterator[tuple[str, str]]:
+def _body(exported: "Exported") -> Iterator[tuple[str, str]]:
     if exported.path is not None:
         yield "written", printable(exported.path) + (" (replaced an earlier export)" if exported.replaced else "")
     yield from _chosen(exported)
@@ -222,7 +252,7 @@ def _body(exported: Exported) -> Iterator[tuple[str, str]]:
         yield "damage", f"{lost} missing or changed, not exported; see `batchrunner verify`"
 
 
-def merge_lines(merged: MergeResult) -> Iterator[str]:
+def merge_lines(merged: "MergeResult") -> Iterator[str]:
     """What a merge came to, and how it goes on."""
     dir_, simulated = printable(merged.dir), " (simulated)" if merged.simulated else ""
     rows = f"{count(merged.rows, 'row')}, {merged.failures:,} failed"

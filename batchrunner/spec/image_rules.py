@@ -9,12 +9,13 @@ from collections.abc import Iterator, Mapping
 from batchrunner.core.item import is_address
 from batchrunner.core.job import Json
 from batchrunner.core.picture_rules import LOCAL_PICTURE, NO_ADDRESS, params_mistakes, prompt_mistake
+from batchrunner.core.text import late_pattern
 from batchrunner.spec.job_errors import KeyPath, SpecError, short
 from batchrunner.spec.partial import PartialSpec, is_there, located
 from batchrunner.spec.provider import dialect_of
 from batchrunner.spec.source_keys import SourceSpec
 
-_TEMPLATE = re.compile(r"\{[{%]")
+_TEMPLATE = late_pattern(r"\{[{%]")
 
 
 def template_uses(partial: PartialSpec, name: str) -> bool:
@@ -163,7 +164,7 @@ def _local(partial: PartialSpec, text: str) -> bool:
     return bool(_PICTURE_PATH.match(text)) or is_there(located(partial.folder, text), as_file=True)
 
 
-_PICTURE_PATH = re.compile(
+_PICTURE_PATH = late_pattern(
     r"(\.{1,2}|~)?[/\\]|[A-Za-z]:[/\\]|[^\n]*\.(png|jpe?g|webp|gif|bmp|tiff?|avif|heic|svg)\Z", re.IGNORECASE
 )
 _LONGEST_PATH = 1000

@@ -11,14 +11,14 @@ import yaml
 from yaml.reader import ReaderError
 
 from batchrunner.core.job import Json
-from batchrunner.core.text import marked_encoding
+from batchrunner.core.text import late_pattern, marked_encoding
 
 # What literal keys and tokens look like, and how they are made unreadable. Pure text in, text out.
 
 MASK = "•••"
 
 _START = r"(?<![A-Za-z0-9_])"
-_KNOWN = re.compile(
+_KNOWN = late_pattern(
     "|".join(
         (
             _START + r"sk-(?:(?=[\w-]*\d)[\w-]{10,}|[A-Za-z0-9]{20,}|(?:ant|proj|or)-[\w-]{8,})",
@@ -31,7 +31,7 @@ _KNOWN = re.compile(
         )
     )
 )
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
+_VARIABLE = late_pattern(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
 _OPAQUE_CHARS = 20
 _OPAQUE_BITS = 3.2
 
@@ -80,12 +80,12 @@ def _random(run: str) -> bool:
     return mixed and -sum(part * math.log2(part) for part in share) > _OPAQUE_BITS
 
 
-_HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_HEADER_VALUE = re.compile(r"[\t\x20-\x7e]*")
-_CREDENTIAL = re.compile(
+_HEADER = late_pattern(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_HEADER_VALUE = late_pattern(r"[\t\x20-\x7e]*")
+_CREDENTIAL = late_pattern(
     r"auth(?!ors?$)|cookie|\btoken\b|secret|passw|credential|api-?key|^x-key$|bearer", re.IGNORECASE
 )
-_CREDENTIAL_VALUE = re.compile(r"(?i:bearer|token|key)\s+\S{6}|(?i:basic)\s+(?=\S*[0-9A-Z=+/])\S{6}")
+_CREDENTIAL_VALUE = late_pattern(r"(?i:bearer|token|key)\s+\S{6}|(?i:basic)\s+(?=\S*[0-9A-Z=+/])\S{6}")
 _OWN_HEADERS = {"host", "content-length", "content-type", "transfer-encoding", "connection", "accept-encoding"}
 
 
@@ -105,7 +105,7 @@ def header_problem(name: str, value: str) -> str | None:
 KeyPath: TypeAlias = tuple[str | int, ...]
 """From the root of a job file to a value: keys of mappings and 0-based places in lists."""
 
-_PLAIN_KEY = re.compile(r"[\w-]+")
+_PLAIN_KEY = late_pattern(r"[\w-]+")
 _SHOWN_CHARS = 60
 _DEEPEST = 50
 
@@ -223,7 +223,7 @@ _WORDINGS = (
 )
 
 
-_QUOTED = re.compile(r"\"(?:[^\"\\]|\\.)*\"|'(?:[^']|'')*'|(?:^|\s)#.*", re.MULTILINE)
+_QUOTED = late_pattern(r"\"(?:[^\"\\]|\\.)*\"|'(?:[^']|'')*'|(?:^|\s)#.*", re.MULTILINE)
 """Texts in quotes and comments: braces in them mean nothing to YAML."""
 
 

@@ -14,6 +14,7 @@ from typing import Final, Literal
 from batchrunner.core import VERSION
 from batchrunner.core.job import Json
 from batchrunner.core.row import PictureOrigin
+from batchrunner.core.text import late_pattern
 
 Format = Literal["PNG", "JPEG", "WEBP", "GIF"]
 
@@ -291,7 +292,7 @@ _ALWAYS: Final = frozenset({"Sampler", "Schedule type"})
 _ELSEWHERE: Final = frozenset(
     {"negative_prompt", "size", "width", "height", *(n for _, names in _NAMES for n in names)}
 )
-_READABLE_NAME: Final = re.compile(r"[A-Za-z_][\w \-/]{1,60}")
+_READABLE_NAME: Final = late_pattern(r"[A-Za-z_][\w \-/]{1,60}")
 _PNG_HEADER_END: Final = 33
 _PNG_HEADER_START: Final = b"\0\0\0\x0dIHDR"
 _PNG_HEADER_START_END: Final = 16

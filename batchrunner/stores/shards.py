@@ -10,7 +10,6 @@ the shard over; where an item is done in two of them, the later one counts.
 
 import errno
 import os
-import re
 import shlex
 from collections.abc import Iterator
 from contextlib import suppress
@@ -23,6 +22,7 @@ from batchrunner.core.errors import WrongDirectoryError
 from batchrunner.core.job import Job
 from batchrunner.core.part import Shard
 from batchrunner.core.state import LedgerState
+from batchrunner.core.text import late_pattern
 from batchrunner.stores.files import (
     DISK,
     NOT_OFFERED,
@@ -41,7 +41,7 @@ from batchrunner.stores.run_file import LAYOUT, RUN_FILE, SHARDS, make_run_folde
 
 MERGED: Final = "merged.json"
 _VERSION: Final = 1
-_EPOCH: Final = re.compile(r"epoch-([1-9][0-9]{0,8})")
+_EPOCH: Final = late_pattern(r"epoch-([1-9][0-9]{0,8})")
 _NO_LINKS: Final = NOT_OFFERED | {errno.EPERM, errno.EXDEV, errno.EMLINK}
 """Errors of file systems without hard links, or without one more."""
 

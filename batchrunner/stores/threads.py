@@ -15,8 +15,9 @@ from typing import Final, ParamSpec, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
-_NICENESS: Final = 5
-"""A third of the share of a core that a thread has which is not lowered."""
+_NICEST: Final = 19
+_NICER_BY: Final = 5
+"""Than the process: a third of the share of a core that a thread has which is not lowered."""
 
 
 class Threads:
@@ -49,7 +50,8 @@ def _yield_to_others() -> None:
     """Give this thread a lower priority. Only Linux knows one of a thread; elsewhere it would be the process's."""
     if sys.platform == "linux":
         with suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
+            thread = threading.get_native_id()
+            os.setpriority(os.PRIO_PROCESS, thread, min(_NICEST, os.getpriority(os.PRIO_PROCESS, thread) + _NICER_BY))
 
 
 class CoalescedCall:

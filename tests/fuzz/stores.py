@@ -19,8 +19,8 @@ from batchrunner.core.job import PictureFormat
 from batchrunner.core.outcome import Problem
 from batchrunner.core.row import PictureOrigin
 from batchrunner.core.state import LedgerState
-from batchrunner.report.summary import jsonable, summary
-from batchrunner.report.wording import audit_words
+from batchrunner.report.summary import summary
+from batchrunner.report.wording import audit_words, jsonable
 from batchrunner.stores.images import picture_fault, prepare
 from batchrunner.stores.ledger_replay import replay
 from batchrunner.stores.picture_formats import whole_fault, with_metadata

@@ -22,7 +22,7 @@ from batchrunner.core.job import PictureFormat
 from batchrunner.core.outcome import Problem, ProblemKind
 from batchrunner.core.row import Picture, PictureOrigin
 from batchrunner.stores.artifacts import Artifacts
-from batchrunner.stores.files import DISK, Disk, Files
+from batchrunner.stores.files import DISK, Files
 from batchrunner.stores.images import PictureFiles, make_thumbnail, picture_fault, prepare, thumbnail_path
 from batchrunner.stores.picture_formats import png_pixels_are_whole
 
@@ -438,15 +438,16 @@ def test_an_ordinary_png_needs_no_decoder(mode: str, monkeypatch: pytest.MonkeyP
         assert picture_fault(out.getvalue()) is None
 
 
-def test_threads_that_decode_give_way_to_the_loop_and_no_other_thread_does(tmp_path: Path) -> None:
-    lowered: dict[str, bool] = {}
-
-    class Noting(Disk):
-        def exists(self, path: Path) -> bool:
-            name = threading.current_thread().name.rsplit("_", 1)[0]
-            own = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
-            lowered[name] = own > os.getpriority(os.PRIO_PROCESS, os.getpid())
-            return super().exists(path)
-
-    kept(tmp_path, drawn("PNG"), files=Noting(), thumbnails=True)
-    assert lowered == {"picture": sys.platform == "linux", "artifact": False}
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a niceness is the whole process's")
+@pytest.mark.parametrize("of_the_process", [0, 9, 19])
+def test_threads_that_decode_are_nicer_than_their_process_and_no_other_thread_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, of_the_process: int
+) -> None:
+    asked: dict[str, int] = {}
+    monkeypatch.setattr(os, "getpriority", lambda *_: of_the_process)
+    monkeypatch.setattr(
+        os, "setpriority", lambda _which, _thread, to: asked.update({threading.current_thread().name: to})
+    )
+    kept(tmp_path, drawn("PNG"), thumbnails=True)
+    assert {name.rsplit("_", 1)[0] for name in asked} == {"picture"}
+    assert set(asked.values()) == {min(of_the_process + 5, 19)}
