@@ -196,7 +196,7 @@ def claim_shard(job: Job) -> None:
     layout = Layout(job=job.name, simulated=job.simulated, shards=job.shard.of)
     path = base / SHARDS / LAYOUT
     try:
-        is_ours = _make_once(path, msgspec.json.format(msgspec.json.encode(layout), indent=2) + b"\n")
+        is_ours = make_once(path, msgspec.json.format(msgspec.json.encode(layout), indent=2) + b"\n")
         if is_ours and (holder_of(base) is not None or newest_open(base / LEDGER) is not None):
             path.unlink()
             raise WrongDirectoryError(
@@ -246,7 +246,7 @@ def write_whole_from(descriptor: int, target: Path) -> None:
     DISK.rename(beside, target)
 
 
-def _make_once(path: Path, text: bytes) -> bool:
+def make_once(path: Path, text: bytes) -> bool:
     """Make the file with its content, durable; False where another process was first. Raises OSError."""
     beside, new = open_beside(DISK, path.parent, SHARED_FILE)
     try:
