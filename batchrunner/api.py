@@ -106,7 +106,8 @@ async def check(job: Job, *, progress: Counted | None = None, before: Sequence[J
     if mistakes:
         return CheckResult(mistakes=mistakes, items=0)
     notes = (*skipped_words(items.skipped_rows, items.skipped), *items.left_out, *literal_braces(job))
-    missing = [mistake.problem for mistake in read_keys(job.provider.key_env, os.environ)[1]]
+    found = read_keys(job.provider, os.environ, run_commands=False)
+    missing = [*(mistake.problem for mistake in found.missing), *found.notes]
     return CheckResult(
         mistakes=(),
         items=items.counted,
@@ -165,7 +166,7 @@ async def plan(
     state.lost = set(found.lost)
     daily = job.limits.requests_per_day
     requests = sum(requests_of(job, ahead.calls) for ahead in found.ahead.values()) if found.ahead else found.to_send
-    keys, missing = read_keys(job.provider.key_env, os.environ)
+    api_keys = await asyncio.to_thread(read_keys, job.provider, os.environ, run_commands=job.provider.balance)
     fallbacks = fallback_plans(job, found.ahead, state.tallies)
     planned = Plan(
         job=job.name,
@@ -179,27 +180,28 @@ async def plan(
         skipped=items.skipped,
         estimated_input_tokens=estimate_tokens(found.prompt_chars) if found.prompt_chars else 0,
         max_calls=(found.to_send + sum(each.at_most for each in fallbacks)) * job.retry.attempts,
-        quota_days=requests / (daily * len(job.first_models) * max(1, len(job.provider.key_env))) if daily else None,
+        quota_days=requests / (daily * len(job.first_models) * max(1, len(job.provider.accounts))) if daily else None,
         notes=(
             *(chosen.notes if chosen is not None else ()),
             *shard_notes(job),
-            *(mistake.problem for mistake in missing),
+            *(mistake.problem for mistake in api_keys.missing),
+            *api_keys.notes,
             *schedule_notes(job, wall=LoopClock().wall()),
             *skipped_words(found.skipped_rows, items.skipped),
             *items.left_out,
             *literal_braces(job),
-            *left_notes(state.tasks.values(), job, tuple(keys) or ("",)),
+            *left_notes(state.tasks.values(), job, api_keys.accounts or ("",)),
             *in_force,
             *gone,
             *upstream.notes,
             *others.notes(),
         ),
-        points=points_plan(job, found.ahead, accounts=len(job.provider.key_env)),
+        points=points_plan(job, found.ahead, accounts=len(job.provider.accounts)),
         answers=answers_plan(job, found.ahead, state.tallies),
         cost=cost_plan(job, found.ahead, state.tallies, has_batches=has_batches(job)),
         budget=budget_so_far(job, state),
         forecast=forecast(job, found, state, now=LoopClock().wall()),
-        balances=await _balances(job, keys),
+        balances=await _balances(job, api_keys.keys),
         fallbacks=fallbacks,
         upstream=upstream.chain,
         reused=found.reused,

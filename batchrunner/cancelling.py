@@ -28,7 +28,8 @@ from batchrunner.stores.cancelled_file import note_cancelled, read_cancelled
 from batchrunner.stores.ledger_replay import replay
 from batchrunner.stores.lock import RunLock
 from batchrunner.stores.run_file import run_file_or_refuse, server_of, task_table_of
-from batchrunner.transport.secrets import read_keys, read_proxy_auth
+from batchrunner.transport import read_keys
+from batchrunner.transport.secrets import read_proxy_auth
 
 if TYPE_CHECKING:
     from batchrunner.core.task_table import TaskTable
@@ -216,9 +217,9 @@ class _Asking:
     ) -> tuple[dict[str, CancelledBatch], dict[str, CancelledTask]]:
         """What came of each, by the server's id. Raises as `cancel` does."""
         accounts = {one.account for one in batches} | {one.account for one in tasks}
-        keys, missing = read_keys(sorted(accounts - {""}), os.environ)
-        if missing:
-            raise JobMistakesError(missing)
+        found = await asyncio.to_thread(read_keys, self._provider, os.environ, only=sorted(accounts - {""}))
+        if found.missing:
+            raise JobMistakesError(found.missing)
         provider = self._provider
         proxy_auth = read_proxy_auth(provider.proxy_auth_env, os.environ) if provider.proxy_auth_env else None
         in_batches = batches_for(provider, dialect_for(provider)) if batches and self._table is None else None
@@ -226,7 +227,7 @@ class _Asking:
             raise WrongDirectoryError(f"{self._folder}: the provider of this run has no batches")
         from batchrunner.transport import ApiTransport  # noqa: PLC0415 - aiohttp, once something is to be sent
 
-        async with ApiTransport(provider, timeouts=self._timeouts, keys=keys, proxy_auth=proxy_auth) as transport:
+        async with ApiTransport(provider, timeouts=self._timeouts, keys=found.keys, proxy_auth=proxy_auth) as transport:
             waiting = asyncio.create_task(self._wait_aloud(len(batches) + len(tasks)))
             try:
                 ended = await asyncio.gather(

@@ -38,7 +38,7 @@ from batchrunner.stores.run_directory import digest_of_job, refuse_run_elsewhere
 from batchrunner.stores.run_file import check_claim, make_run_folder
 from batchrunner.stores.shards import check_shard, claim_shard
 from batchrunner.stores.threads import Threads
-from batchrunner.transport import Secret, read_keys
+from batchrunner.transport import FoundKeys, read_keys
 from batchrunner.transport.secrets import refuse_keys_in_job
 from batchrunner.wiring import assemble, reformatted, run_to_end
 
@@ -89,7 +89,7 @@ async def run_alone(job: Job, options: RunOptions, lock: RunLock | None = None) 
     """As `run`, without judges. Takes `lock` and leaves it held; without one, has a lock of its own."""
     speak = harmless(options.get("say"))
     clock = options.get("clock") or LoopClock()
-    keys, missing = _keys_of(job, is_needed=not options.get("reformat", False))
+    found = await asyncio.to_thread(_keys_of, job, is_needed=not options.get("reformat", False))
     require_dialect(job.provider)
     upstream = await asyncio.to_thread(look_upstream, job)
     if not options.get("reformat", False):
@@ -129,15 +129,16 @@ async def run_alone(job: Job, options: RunOptions, lock: RunLock | None = None) 
             command_elsewhere=options.get("command_elsewhere"),
             adopt_rows=options.get("adopt_rows", False),
         )
-        most_in_flight = requests_allowed(job, lanes=len(job.models) * max(1, len(keys)), say=speak)
+        most_in_flight = requests_allowed(job, lanes=len(job.models) * max(1, len(found.keys)), say=speak)
         formats = () if options.get("reformat") else await disk.run(new_format_notes, job, folder, before)
         notes = (
             *upstream.notes,
             *lock_notes(lock, folder),
             *formats,
-            *(f"{mistake.problem}: requests with this key are not sent" for mistake in missing),
+            *(f"{mistake.problem}: requests with this key are not sent" for mistake in found.missing),
+            *found.notes,
             *shard_notes(job),
-            *map(balance_line, await ask_balances(job, keys)),
+            *map(balance_line, await ask_balances(job, found.keys)),
         )
         for note in (*notes, *schedule_notes(job, wall=clock.wall())):
             speak(note)
@@ -145,7 +146,7 @@ async def run_alone(job: Job, options: RunOptions, lock: RunLock | None = None) 
             job,
             stack,
             clock=clock,
-            keys=keys,
+            keys=found.keys,
             folder=folder,
             run_request=_request(options, most_in_flight=most_in_flight),
             part_options=options.get("part", WHOLE),
@@ -163,7 +164,7 @@ async def run_alone(job: Job, options: RunOptions, lock: RunLock | None = None) 
         )
         async with attending, notifications(job, runner.snapshot, speak):
             exit_status, message = await (reformatted if options.get("reformat") else run_to_end)(runner)
-        status = await _ended(runner, disk, options, exit_status, message, missing=missing, say=speak)
+        status = await _ended(runner, disk, options, exit_status, message, missing=found.missing, say=speak)
     if job.output.report:
         from batchrunner.page.report_file import with_page  # noqa: PLC0415 - for jobs with a page only
 
@@ -183,13 +184,13 @@ def _take(lock: RunLock, job: Job) -> None:
     check_shard(job)
 
 
-def _keys_of(job: Job, *, is_needed: bool) -> tuple[dict[str, Secret], tuple[Mistake, ...]]:
-    """The job's API keys, and what is said of those that are not set; `is_needed` refuses to go on without any."""
-    keys, missing = read_keys(job.provider.key_env, os.environ)
-    if missing and not keys and is_needed:
-        raise JobMistakesError(missing)
-    refuse_keys_in_job(job, keys)
-    return keys, missing
+def _keys_of(job: Job, *, is_needed: bool) -> FoundKeys:
+    """The job's API keys; `is_needed` refuses to go on without any, and runs commands for them. Blocks."""
+    found = read_keys(job.provider, os.environ, run_commands=is_needed)
+    if found.missing and not found.keys and is_needed:
+        raise JobMistakesError(found.missing)
+    refuse_keys_in_job(job, found.keys)
+    return found
 
 
 def _request(options: RunOptions, *, most_in_flight: int) -> RunRequest:

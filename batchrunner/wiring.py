@@ -342,7 +342,7 @@ def rehearsal_of(job: Job, options: RehearsalOptions) -> Rehearsal:
         for key in others.keys():  # noqa: SIM118 - it is no dict
             if state.item_state(key) is ItemState.PENDING and key in others:
                 state.apply(Done(i="", k=key.hex(), n=0, a=0, crc="", length=0, reused=True), at=0.0)
-    missing = read_keys(job.provider.key_env, os.environ)[1]
+    missing = read_keys(job.provider, os.environ, run_commands=False).missing
     return rehearse(
         job,
         state=state,

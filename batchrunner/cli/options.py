@@ -219,7 +219,10 @@ def _shortest(path: str, *, anywhere: bool) -> str:
 _GOES_ON = "`batchrunner run JOB` always continues where it stopped; finished items are not sent again"
 _PLAN = "`batchrunner plan JOB` shows what would be sent; `batchrunner run JOB --limit 2` sends only two items"
 _CONCURRENCY = "use `--set limits.concurrency=N`; by default the limit is found automatically"
-_KEYS = "API keys come from environment variables, named by `provider.api_key_env` in the job file"
+_KEYS = (
+    "API keys come from environment variables, files or commands, named by `provider.api_key_env`, `api_key_file` or "
+    "`api_key_cmd` in the job file"
+)
 _STATUS = "`batchrunner status DIR` shows a run's status"
 _CHECK = "`batchrunner check JOB` prints every error and sends nothing"
 _RESULTS = "results are in DIR/results.jsonl; `batchrunner export DIR --to csv` converts them"

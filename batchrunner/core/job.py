@@ -47,8 +47,12 @@ class Provider:
     base_url: str
     """Normalised: no end slash, no pasted endpoint path; `http://simulator.invalid/v1` for the simulator in process."""
     key_env: tuple[str, ...]
-    """Names of environment variables, one account each; empty when no key is needed."""
+    """Names of environment variables, one account each."""
     auth: AuthScheme
+    key_files: dict[str, str] = field(default_factory=dict)
+    """Files with one key each, by account: `file:` and the name as the job has it. May begin with `~` or `$NAME`."""
+    key_commands: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Commands that print one key each, by account: `cmd:` and the command as the job has it."""
     headers: dict[str, str] = field(default_factory=dict)
     proxy: str | None = None
     proxy_auth_env: str | None = None
@@ -75,6 +79,22 @@ class Provider:
     """What stands before the key in that header."""
     cache_system: bool = False
     """Ask the server to keep what all requests begin with, where a dialect has words for that; no part of a key."""
+
+    @property
+    def accounts(self) -> tuple[str, ...]:
+        """What the ledger calls each key: the name of its variable, its file or its command."""
+        return (*self.key_env, *self.key_files, *self.key_commands)
+
+
+FILE_ACCOUNT, COMMAND_ACCOUNT = "file:", "cmd:"
+"""What accounts begin with whose keys come from no variable: no variable's name has a colon."""
+
+
+def setting_of_account(account: str) -> str:
+    """The key of the job file that names where this account's API key comes from."""
+    if account.startswith(FILE_ACCOUNT):
+        return "provider.api_key_file"
+    return "provider.api_key_cmd" if account.startswith(COMMAND_ACCOUNT) else "provider.api_key_env"
 
 
 @dataclass(slots=True, unsafe_hash=True)
@@ -392,11 +412,21 @@ def seen_from_its_folder(job: Job, real: Callable[[str], str]) -> Job:
         return str(PurePath(*[".."] * (len(here) - common), *parts[common:]))
 
     prompts, ca_file = job.prompts, job.provider.ca_file
+    key_files = {account: relative(path) for account, path in job.provider.key_files.items()}
+    commands = {
+        account: (relative(words[0]) if "/" in words[0] else words[0], *words[1:])
+        for account, words in job.provider.key_commands.items()
+    }
     return replace(
         job,
         file="",
         folder=PurePath(),
-        provider=replace(job.provider, ca_file=relative(ca_file)) if ca_file else job.provider,
+        provider=replace(
+            job.provider,
+            ca_file=relative(ca_file) if ca_file else ca_file,
+            key_files=key_files,
+            key_commands=commands,
+        ),
         prompts=_source_from(prompts, relative) if isinstance(prompts, Source) else prompts,
         output=replace(job.output, dir="", former_dirs=()),
         checks=(),

@@ -6,7 +6,7 @@ from contextlib import aclosing
 from urllib.parse import SplitResult, urlsplit
 
 from batchrunner.core.item import Item
-from batchrunner.core.job import Job
+from batchrunner.core.job import Job, setting_of_account
 from batchrunner.core.lifecycle import ItemState, OpenTask
 from batchrunner.core.plan import HELD, PlanningCounter, PlanningPass, Totals, count_items
 from batchrunner.core.ports import Items
@@ -163,9 +163,9 @@ def why_left(task: OpenTask, job: Job, accounts: Collection[str]) -> str:
     Pictures whose addresses are known can be had all the same.
     """
     if task.account not in accounts:
-        if task.account in job.provider.key_env:
+        if task.account in job.provider.accounts:
             return f"waiting for the API key in {task.account}, which is not set"
-        return f"started with the API key in {task.account}; add it to provider.api_key_env to fetch them"
+        return f"started with the API key in {task.account}; add it to {setting_of_account(task.account)} to fetch them"
     if same_server(task.origin, job.provider.base_url):
         return ""
     at = task.origin

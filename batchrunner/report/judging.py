@@ -151,12 +151,12 @@ def missing_keys(judges: Sequence[Judge]) -> tuple[Mistake, ...]:
     """Of judges that could not ask anything: the variables of their keys are not set."""
     found: list[Mistake] = []
     for judge in judges:
-        keys, missing = read_keys(judge.job.provider.key_env, os.environ)
-        if not keys:
+        found_keys = read_keys(judge.job.provider, os.environ, run_commands=False)
+        if not found_keys.accounts:
             hint = "set it, or leave the judges out with --no-judge"
             found += [
                 replace(mistake, problem=f"judge {judge.check.name}: {mistake.problem}", hint=hint)
-                for mistake in missing
+                for mistake in found_keys.missing
             ]
     return tuple(found)
 

@@ -441,7 +441,7 @@ def forecast(job: Job, found: PlanningPass, state: LedgerState, *, now: float) -
         return None
     profile = profile_of(job)
     offset_s = PRESETS[job.provider.preset].day_offset_s
-    accounts = job.provider.key_env or ("",)
+    accounts = job.provider.accounts or ("",)
     today = day_of(wall=now, offset_s=offset_s)
     lanes = [
         LaneLoad(

@@ -259,7 +259,7 @@ class _Stage:
             pictures=NullPictures(),
             media=NullMedia(),
             each=None,
-            accounts=job.provider.key_env or ("",),
+            accounts=job.provider.accounts or ("",),
             remember=lambda _: None,
         )
 

@@ -12,6 +12,13 @@ from urllib.parse import SplitResult, urlsplit, urlunsplit
 
 from batchrunner.core.job import TASK_KINDS, AuthScheme, DialectName, Json, Kind, Provider
 from batchrunner.core.presets import INPUTS_PER_REQUEST, PRESETS, Preset
+from batchrunner.spec.account_keys import (
+    KEY_SOURCES,
+    commands_of_keys,
+    files_of_keys,
+    key_source_faults,
+    key_variables,
+)
 from batchrunner.spec.job_errors import SpecError, header_problem, names_variable, shows_secret
 from batchrunner.spec.partial import PartialSpec, is_there, located
 from batchrunner.spec.pydantic_errors import meant
@@ -100,7 +107,7 @@ _VERSION = re.compile(r"[0-9A-Za-z][0-9A-Za-z.-]{0,39}")
 _NO_KEYS_HERE = "name the key's environment variable in `provider.api_key_env`"
 _PLACES = ("preset", "base_url")
 _AZURE_FORM = "https://NAME.openai.azure.com/openai/v1"
-_IN_PROCESS = ("base_url", "api_key_env", "proxy", "proxy_auth_env", "api_version", "ca_file", "auth")
+_IN_PROCESS = ("base_url", *KEY_SOURCES, "proxy", "proxy_auth_env", "api_version", "ca_file", "auth")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,15 +127,20 @@ def resolved_provider(partial: PartialSpec) -> Provider:
     simulated = partial.simulate or choice.preset.name == "simulator"
     preset = PRESETS["simulator"] if simulated else choice.preset
     table = table_of_job(partial)
-    key_env = () if simulated else _key_env(choice, table)
+    key_env = () if simulated else key_variables(choice.own, choice.preset, table)
+    key_files = {} if simulated else files_of_keys(choice.own, partial.folder)
+    key_commands = {} if simulated else commands_of_keys(choice.own, partial.folder)
+    has_key = bool(key_env or key_files or key_commands)
     own_url = choice.own.base_url or (table.base if table is not None else None)
-    header = _key_header(choice, table) if key_env else None
+    header = _key_header(choice, table) if has_key else None
     return Provider(
         preset=preset.name,
         dialect=choice.dialect,
         base_url=_base_url(choice, preset, own_url=None if simulated else own_url),
         key_env=key_env,
-        auth=_auth(choice) if key_env else "none",
+        key_files=key_files,
+        key_commands=key_commands,
+        auth=_auth(choice) if has_key else "none",
         key_header=header.header if header is not None else "",
         key_prefix=header.prefix if header is not None else "",
         task=table,
@@ -227,23 +239,6 @@ def _key_header(choice: _Choice, table: "TaskTable | None") -> "TaskAuth | None"
     return table.auth
 
 
-def _key_env(choice: _Choice, table: "TaskTable | None" = None) -> tuple[str, ...]:
-    own = choice.own
-    if own.auth == "none" or (table is not None and table.auth == "none" and own.auth is None):
-        return ()
-    match own.api_key_env:
-        case str() as name:
-            return (name,)
-        case list() as names:
-            return tuple(names)
-        case None if table is not None:
-            default = None if table.auth == "none" else table.auth.key_env
-            return (default,) if default else ()
-        case None:
-            default = choice.preset.key_env
-            return (default,) if default and own.preset else ()
-
-
 def _auth(choice: _Choice) -> AuthScheme:
     if choice.own.auth is not None:
         return choice.own.auth
@@ -281,7 +276,7 @@ def provider_faults(partial: PartialSpec) -> Iterator[SpecError]:
     yield from _where(partial, own)
     yield from _table(partial, own)
     yield from _dialect_fits(partial, own)
-    yield from _key_names(own)
+    yield from key_source_faults(own)
     yield from _headers(own)
     yield from _proxy_auth(own)
     yield from _version(own)
@@ -339,9 +334,11 @@ def _table(partial: PartialSpec, own: ProviderSpec) -> Iterator[SpecError]:
     yield from found.faults
     if found.table is not None and partial.knows(*BODY):
         yield from _body(partial, own, wanted="body" in found.table.holes())
-    if found.table is not None and found.table.auth == "none" and own.api_key_env and own.auth is None:
-        problem = "names a key, and the table says that the server takes none"
-        yield SpecError(path=("provider", "api_key_env"), problem=problem, hint="remove it, or say how with `auth`")
+    without_key = found.table is not None and found.table.auth == "none" and own.auth is None
+    for key in KEY_SOURCES:
+        if without_key and getattr(own, key):
+            problem = "names a key, and the table says that the server takes none"
+            yield SpecError(path=("provider", key), problem=problem, hint="remove it, or say how with `auth`")
 
 
 def _body(partial: PartialSpec, own: ProviderSpec, *, wanted: bool) -> Iterator[SpecError]:
@@ -364,21 +361,6 @@ def body_of_job(partial: PartialSpec) -> dict[str, Json] | None:
 
 
 _TABLES = "the name of a table, see docs/providers/tasks.md, or a file that ends with .yaml"
-
-
-def _key_names(own: ProviderSpec) -> Iterator[SpecError]:
-    names = [own.api_key_env] if isinstance(own.api_key_env, str) else own.api_key_env or []
-    for place, name in enumerate(names):
-        path = ("provider", "api_key_env", *((place,) if isinstance(own.api_key_env, list) else ()))
-        if shows_secret(name):
-            continue  # said already, by the search for literal secrets
-        if not names_variable(name):
-            problem = "is not the name of an environment variable; it may be a key itself"
-            yield SpecError(path=path, problem=problem, expected="a name like MODELSCOPE_API_KEY")
-        elif name in names[:place]:
-            yield SpecError(path=path, problem=f"names {name} twice")
-    if names and own.auth == "none":
-        yield SpecError(path=("provider", "auth"), problem="is `none` although `api_key_env` names a key")
 
 
 def _proxy_auth(own: ProviderSpec) -> Iterator[SpecError]:
@@ -417,9 +399,10 @@ def _plain_http(partial: PartialSpec, own: ProviderSpec) -> Iterator[SpecError]:
     url = (own.base_url or (table.base if table is not None else "")).strip()
     if choice is None or not url or url_problem(url) or own.allow_http:
         return
-    if not partial.knows("provider", "allow_http") or not partial.knows("provider", "api_key_env"):
+    if not all(partial.knows("provider", key) for key in ("allow_http", *KEY_SOURCES)):
         return
-    if url.lower().startswith("http:") and not is_loopback(url) and _key_env(choice, table):
+    has_key = key_variables(own, choice.preset, table) or (own.auth != "none" and (own.api_key_file or own.api_key_cmd))
+    if url.lower().startswith("http:") and not is_loopback(url) and has_key:
         yield SpecError(
             path=("provider", "base_url"),
             problem="would send the key over plain http to another machine",

@@ -182,7 +182,9 @@ def _where_it_belongs(path: KeyPath) -> str | None:
 _WANTS_TEXT = {"string_type", "shape", "literal_error"}
 """Errors that an unquoted `no` or `0123` makes."""
 
-_NEVER_SHOWN: set[tuple[str | int, ...]] = {("api_key_env",), ("headers",), ("proxy",), ("proxy_auth_env",)}
+_NEVER_SHOWN: set[tuple[str | int, ...]] = {
+    *((key,) for key in ("api_key_env", "api_key_file", "api_key_cmd", "headers", "proxy", "proxy_auth_env"))
+}
 """Keys of a provider whose wrong values may be secrets."""
 
 _TAGS = {"<text>", "<list>", "<mapping>", "<number>"}

@@ -16,6 +16,7 @@ from batchrunner.core.budget import Budget, Price
 from batchrunner.core.fallback import Fallback
 from batchrunner.core.job import TASK_KINDS, BatchPolicy, NotifyEvent
 from batchrunner.core.schedule import AfterDuration, AtDate, AtTimeOfDay, Deadline, Window
+from batchrunner.spec.account_keys import SHELL_WORDS
 from batchrunner.spec.fallback_keys import FallbackSpec, fallback_faults, fallback_of
 from batchrunner.spec.job_errors import SpecError, names_variable, short
 from batchrunner.spec.partial import PartialSpec
@@ -31,7 +32,6 @@ _DATE = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d.*")
 _EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - a calendar's time without a zone is what is counted here
 _BATCHED: Final = ("openai-chat", "openai-responses", "openai-embeddings", "anthropic-messages")
 """Dialects with batches."""
-_SHELL_WORDS: Final = frozenset({"|", "||", "&", "&&", ";", ">", ">>", "<", "2>", "2>&1"})
 
 
 def window_of(partial: PartialSpec) -> Window | None:
@@ -237,7 +237,7 @@ def _notify_faults(partial: PartialSpec) -> Iterator[SpecError]:
         yield SpecError(path=path, problem="is empty", expected="a command, or a list of its words")
     elif any("\0" in word for word in words):
         yield SpecError(path=path, problem="contains a character that a command line cannot have")
-    elif isinstance(given, str) and (_SHELL_WORDS & set(words) or given.rstrip().endswith((";", "&"))):
+    elif isinstance(given, str) and (SHELL_WORDS & set(words) or given.rstrip().endswith((";", "&"))):
         problem = "uses shell syntax, but no shell runs it"
         yield SpecError(path=path, problem=problem, hint='name the shell: [sh, -c, "…"], or put it into a script')
 

@@ -252,6 +252,8 @@ EXAMPLES: Final[dict[str, str]] = {
     "provider.body_file": "body_file: graph.json",
     "provider.base_url": 'base_url: "http://127.0.0.1:8000/v1"',
     "provider.api_key_env": "api_key_env: [KEY_ONE, KEY_TWO]",
+    "provider.api_key_file": "api_key_file: $CREDENTIALS_DIRECTORY/openai",
+    "provider.api_key_cmd": "api_key_cmd: pass show openai",
     "provider.headers": "headers: {X-Team: evals}",
     "provider.proxy": 'proxy: "http://proxy:3128"',
     "provider.proxy_auth_env": "proxy_auth_env: PROXY_LOGIN",

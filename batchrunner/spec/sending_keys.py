@@ -112,6 +112,29 @@ class ProviderSpec(Part):
         description="The NAME of the environment variable that has the key, or a list of names: one lane each. "
         "Keys themselves must not be in a job file. An empty list: no key.",
     )
+    api_key_file: (
+        Annotated[
+            Annotated[Text, Tag("<text>")] | Annotated[list[Text], Tag("<list>")],
+            one_of("the path of a file, or a list of paths"),
+        ]
+        | None
+    ) = Field(
+        default=None,
+        description="A file that holds nothing but the key, relative to the job file, or a list of files: one lane "
+        "each, beside those of `api_key_env`. A `~` or a `$VARIABLE` at its beginning is filled in when it is read.",
+    )
+    api_key_cmd: (
+        Annotated[
+            Annotated[Text, Tag("<text>")] | Annotated[list[Text], Tag("<list>")],
+            one_of("a command, or a list of commands"),
+        ]
+        | None
+    ) = Field(
+        default=None,
+        description="A command that prints the key, such as `pass show openai`, or a list of commands: one lane each. "
+        "It is run without a shell, once when a run begins, and has 60 seconds; a program's path is relative to the "
+        "job file.",
+    )
     headers: dict[str, str] = Field(
         default_factory=dict, description="More request headers. Nothing that carries a key: see `api_key_env`."
     )

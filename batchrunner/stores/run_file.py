@@ -196,6 +196,8 @@ class _Server(msgspec.Struct):
     base_url: str
     key_env: tuple[str, ...]
     auth: AuthScheme
+    key_files: dict[str, str] = {}
+    key_commands: dict[str, tuple[str, ...]] = {}
     headers: dict[str, str] = {}
     proxy: str | None = None
     proxy_auth_env: str | None = None

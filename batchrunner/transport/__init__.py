@@ -8,13 +8,23 @@ plain http to another machine, addresses inside the network for downloads, and r
 from typing import TYPE_CHECKING
 
 from batchrunner.transport.addresses import is_private_host
-from batchrunner.transport.secrets import Secret, clean_key, mask, read_keys
+from batchrunner.transport.key_sources import FoundKeys, read_keys
+from batchrunner.transport.secrets import Secret, clean_key, mask
 
 if TYPE_CHECKING:
     from batchrunner.transport.api_transport import ApiTransport
     from batchrunner.transport.downloads import PictureDownloads
 
-__all__ = ["ApiTransport", "PictureDownloads", "Secret", "clean_key", "is_private_host", "mask", "read_keys"]
+__all__ = [
+    "ApiTransport",
+    "FoundKeys",
+    "PictureDownloads",
+    "Secret",
+    "clean_key",
+    "is_private_host",
+    "mask",
+    "read_keys",
+]
 
 
 def __getattr__(name: str) -> object:

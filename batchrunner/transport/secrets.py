@@ -1,6 +1,6 @@
-"""Keys that do not show themselves: taken from the environment, cleaned of what pasting adds, masked in any text.
+"""Keys that do not show themselves: cleaned of what pasting adds, masked in any text.
 
-Refuses keys that cannot stand in a header. Threats 2 and 15: see
+Threats 2 and 15: see
 docs/reliability.md#threats.
 """
 
@@ -77,35 +77,6 @@ def clean_key(text: str) -> str:
         seen = text
         text = _SCHEME.sub("", text.strip().strip(_QUOTES).strip(), count=1) if text else text
     return text
-
-
-def read_keys(names: Sequence[str], environ: Mapping[str, str]) -> tuple[dict[str, Secret], tuple[Mistake, ...]]:
-    """The keys in these environment variables by name, and one mistake for each that is missing or cannot be a key."""
-    keys: dict[str, Secret] = {}
-    mistakes: list[Mistake] = []
-    for name in names:
-        text = clean_key(environ.get(name, ""))
-        if not text:
-            mistakes.append(
-                Mistake(
-                    problem=f"the environment variable {name} is empty" if name in environ else f"{name} is not set",
-                    key="provider.api_key_env",
-                    expected="an environment variable that holds the key",
-                    hint=f"export {name}=YOUR_KEY",
-                )
-            )
-        elif not _fits_header(text):
-            mistakes.append(
-                Mistake(
-                    problem=f"the key in {name} has white space, control or non-ASCII characters inside",
-                    key="provider.api_key_env",
-                    expected="one word of printable ASCII",
-                    hint="copy it again from the provider's page",
-                )
-            )
-        else:
-            keys[name] = Secret(text)
-    return keys, tuple(mistakes)
 
 
 def read_proxy_auth(name: str, environ: Mapping[str, str]) -> Secret:
@@ -194,7 +165,8 @@ def _packed(text: str) -> tuple[str, ...]:
     return tuple(forms)
 
 
-def _fits_header(text: str) -> bool:
+def fits_header(text: str) -> bool:
+    """Whether it is one word of printable ASCII."""
     return text.isascii() and text.isprintable() and " " not in text
 
 

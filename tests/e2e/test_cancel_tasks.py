@@ -74,11 +74,11 @@ def serving() -> Iterator[str]:
         thread.join()
 
 
-def with_open_tasks(folder: Path, base: str, *, more: str = CANCEL) -> Path:
+def with_open_tasks(folder: Path, base: str, *, more: str = CANCEL, keys: str = "") -> Path:
     """The run's directory of a job with two accepted tasks."""
     (folder / "server.yaml").write_text(TABLE.format(base=base) + more)
     (folder / "job.yaml").write_text(
-        "name: job\nkind: image\nprovider: {dialect: task, task: server.yaml}\nmodel: m\n"
+        f"name: job\nkind: image\nprovider: {{dialect: task, task: server.yaml{keys}}}\nmodel: m\n"
         "prompts: [{prompt: a, id: red-kite}, {prompt: b, id: blue-kite}]\ndeadline: 1s\n"
     )
     assert batchrunner("run", str(folder / "job.yaml")).status == 3
@@ -176,3 +176,29 @@ def test_a_server_without_a_word_for_it_is_not_asked_and_it_is_said(tmp_path: Pa
         said = told("cancel", str(out), status=1)
         assert said.count("this server is not known to end a task when it is asked") == 2
         assert len(Orders.asked) == 2
+
+
+@pytest.mark.real
+@pytest.mark.parametrize(
+    ("source", "account"), [("api_key_file: a.key", "file:a.key"), ("api_key_cmd: ./give-key", "cmd:./give-key")]
+)
+def test_tasks_are_cancelled_with_the_key_of_the_file_or_command_that_ordered_them(
+    tmp_path: Path, source: str, account: str
+) -> None:
+    """From whatever folder, and the key is in nothing that was written or said."""
+    (tmp_path / "a.key").write_text("key-of-nobody\n")
+    (tmp_path / "give-key").write_text("#!/bin/sh\necho key-of-nobody\n")
+    (tmp_path / "give-key").chmod(0o700)
+    job = str(tmp_path / "job.yaml")
+    with serving() as base:
+        out = with_open_tasks(tmp_path, base, keys=f", {source}")
+        assert ("others may read it" in told("check", job)) is account.startswith("file:")
+        told("cancel", str(out))
+        assert {order.rpartition(" ")[2] for order in Orders.asked} == {"key-of-nobody"}
+        assert len(Orders.cancelled) == 2
+    (tmp_path / "a.key").unlink()
+    (tmp_path / "give-key").unlink()
+    assert f"waiting for the API key in {account}" in (said := told("plan", job))
+    written = b"".join(path.read_bytes() for path in out.rglob("*") if path.is_file())
+    assert account.encode() in written
+    assert b"key-of-nobody" not in written + said.encode()

@@ -136,6 +136,21 @@ GOLDEN = [
         provider("modelscope-anthropic", "anthropic-messages", MODELSCOPE, ("MODELSCOPE_API_KEY",), "bearer"),
     ),
     ("{preset: openai, auth: none}", "chat", provider("openai", "openai-chat", "https://api.openai.com/v1")),
+    (
+        "{preset: openai, api_key_file: /run/secrets/a, api_key_cmd: [pass a, 'op read \"op://v/b c\"']}",
+        "chat",
+        provider(
+            "openai",
+            "openai-chat",
+            "https://api.openai.com/v1",
+            auth="bearer",
+            key_files={"file:/run/secrets/a": "/run/secrets/a"},
+            key_commands={
+                "cmd:pass a": ("pass", "a"),
+                'cmd:op read "op://v/b c"': ("op", "read", "op://v/b c"),
+            },
+        ),
+    ),
     ("{preset: openai, api_key_env: []}", "chat", provider("openai", "openai-chat", "https://api.openai.com/v1")),
     (
         "{preset: openai, headers: {X-Team: evals}, proxy: 'http://proxy:3128'}",

@@ -23,6 +23,14 @@ PLACES = [
     ("as api_key", CHAT.replace("openai", f"{{preset: openai, api_key: {SK}}}"), "provider.api_key", SK),
     ("as api_key_env", CHAT.replace("openai", f"{{preset: openai, api_key_env: {SK}}}"), "provider.api_key_env", SK),
     ("an opaque key", CHAT.replace("openai", f"{{preset: openai, api_key_env: {LONG}}}"), "provider.api_key_env", LONG),
+    ("as a file", CHAT.replace("openai", f"{{preset: openai, api_key_file: {SK}}}"), "provider.api_key_file", SK),
+    (
+        "an opaque file",
+        CHAT.replace("openai", f"{{preset: openai, api_key_file: {LONG}}}"),
+        "provider.api_key_file",
+        LONG,
+    ),
+    ("in a command", CHAT.replace("openai", f"{{preset: openai, api_key_cmd: echo {MS}}}"), "provider.api_key_cmd", MS),
     (
         "an opaque key in a list",
         CHAT.replace("openai", f"{{preset: openai, api_key_env: [A_KEY, {LONG}]}}"),

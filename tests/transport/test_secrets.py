@@ -9,7 +9,7 @@ from urllib.parse import quote
 import pytest
 
 from batchrunner.core.text import MASK
-from batchrunner.transport import Secret, clean_key, mask, read_keys
+from batchrunner.transport import Secret, clean_key, mask
 from batchrunner.transport.secrets import masked
 from tests.support.growth import assert_linear
 
@@ -57,18 +57,6 @@ def test_no_way_of_printing_shows_a_secret() -> None:
     with pytest.raises(TypeError):
         pickle.dumps(secret)
     assert secret.reveal() == KEY
-
-
-def test_every_missing_or_broken_key_is_a_mistake_that_names_the_variable_and_not_the_key() -> None:
-    environ = {"A": f" {KEY} ", "B": "", "C": "two words", "D": "schlüssel"}
-    keys, mistakes = read_keys(["A", "B", "C", "D", "E"], environ)
-    assert {name: secret.reveal() for name, secret in keys.items()} == {"A": KEY}
-    assert [mistake.problem.split(" ")[0] for mistake in mistakes] == ["the", "the", "the", "E"]
-    text = "\n".join(map(str, mistakes))
-    assert "variable B is empty" in text
-    assert "export E=YOUR_KEY" in text
-    assert "two words" not in text
-    assert "schlüssel" not in text
 
 
 def test_known_keys_are_masked_in_any_text_the_longest_first() -> None:

@@ -85,7 +85,7 @@ def moved(bench: Bench, word: str, place: str) -> Bench:
 async def outcomes(bench: Bench) -> list[SendOutcome]:
     """One send by each account, through the transport that a run would have."""
     dialect = dialect_for(bench.job.provider)
-    keys, _ = read_keys(bench.job.provider.key_env, os.environ)
+    keys = read_keys(bench.job.provider, os.environ).keys
     name = bench.job.provider.proxy_auth_env
     proxy_auth = read_proxy_auth(name, os.environ) if name else None
     async with ApiTransport(
@@ -186,6 +186,21 @@ NETWORK: dict[str, Effect] = {
         look=header("authorization"),
         was=[None],
         now=[f"Bearer {key}" for key in KEYS.values()],
+    ),
+    "provider.api_key_file": Effect(
+        base=paid(provider=OURS),
+        change={"provider.api_key_file": "here.key"},
+        files={"here.key": b"key-of-a-file\n"},
+        look=header("authorization"),
+        was=[f"Bearer {KEYS['VOCABULARY_A']}"],
+        now=[f"Bearer {KEYS['VOCABULARY_A']}", "Bearer key-of-a-file"],
+    ),
+    "provider.api_key_cmd": Effect(
+        base=paid(provider={**OURS, "api_key_env": []}),
+        change={"provider.api_key_cmd": "printf 'key-of-a-%s' command"},
+        look=header("authorization"),
+        was=[None],
+        now=["Bearer key-of-a-command"],
     ),
     "provider.auth": Effect(
         base=paid(provider=OURS),
