@@ -29,7 +29,9 @@ _WORDS_OF_SERVERS = frozenset(
     }
 )
 _TABLES_OF_WORDS = frozenset({"_ABOUT_WORDS", "_REFUSALS"})
-_SHOW_NOTHING = frozenset({"AssertionError", "cast", "frozenset", "strftime", "roll", "call_exception_handler"})
+_SHOW_NOTHING = frozenset(
+    {"AssertionError", "cast", "frozenset", "late_pattern", "strftime", "roll", "call_exception_handler"}
+)
 _NOT_FOR_PEOPLE = re.compile(
     r"\0|\r\n|^\{%|HTTP/1\.1|^Bearer |^multipart/|COMPREPLY|compadd|_batchrunner|__fish|complete -c|^case \$"
     r"|^if \(\(|local -a|^default-src|use strict"
