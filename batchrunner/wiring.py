@@ -59,7 +59,7 @@ from batchrunner.stores.takeover import DirectoryState, look_over, remembered, t
 from batchrunner.stores.threads import Threads
 from batchrunner.stores.timezones import offset_of_zone
 from batchrunner.transport import Secret, read_keys
-from batchrunner.transport.secrets import KeylessItems, Masker, mask
+from batchrunner.transport.secrets import KeylessItems, Masker, hidden_from_files, mask
 
 
 async def assemble(
@@ -287,15 +287,17 @@ def _ports(
     stack.callback(pictures.close)
     media = MediaFiles(artifacts)
 
+    hidden = hidden_from_files(job.provider, keys.values(), os.environ)
+
     def hide_keys(text: str) -> str:
-        return mask(text, keys.values())
+        return mask(text, hidden)
 
     def remember(totals: Totals) -> None:
         remember_totals(folder, totals, segment=ledger.number, files=files)
 
     each = AnswerFolder(artifacts, path_of=items.path_of) if job.output.each else None
     dialect = dialect_for(job.provider)
-    masker = Masker(keys.values())
+    masker = Masker(hidden)
     batches = batches_for(job.provider, dialect, masker.masked) if has_batches else None
     return Ports(
         clock=clock,

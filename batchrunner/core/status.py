@@ -76,6 +76,9 @@ class UsageCounts:
     """Of the input tokens: what came from a cache."""
     cache_write_tokens: int | None = None
     """Of the input tokens: what went into a cache, where that has a price of its own."""
+    unanswered_input_tokens: int = 0
+    """Besides: of replies that were no answer, because the item failed, was sent again, or went to another model."""
+    unanswered_output_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

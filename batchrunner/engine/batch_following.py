@@ -154,7 +154,7 @@ class BatchFollower:
         """A person decides whether its items are sent again."""
         self.followed.pop(batch.number, None)
         await self.records.held(batch, reason)
-        self.runner.note_left_open("held", f"batch {name_of(batch)}: {reason}")
+        self.runner.note_left_open("held", f"batch {name_of(batch)}: {reason}", batch.left)
 
     # -- an order whose reply was lost
 
@@ -231,7 +231,7 @@ class BatchFollower:
     def _leave(self, batch: RemoteBatch, why: str) -> None:
         """It stays open, and this run does not ask for it any more."""
         self.followed.pop(batch.number, None)
-        self.runner.note_left_open("timed_out", f"batch {name_of(batch)}: {why}")
+        self.runner.note_left_open("timed_out", f"batch {name_of(batch)}: {why}", batch.left)
 
     def leave_open(self) -> None:
         """The time to wait for batches is over."""

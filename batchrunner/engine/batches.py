@@ -139,7 +139,7 @@ class BatchPhase:
                 self.came_back(batch, await self.records.resent(batch, asked=True))
                 continue
             if batch.held:
-                runner.note_left_open("held", f"batch {name_of(batch)}: {batch.held}")
+                runner.note_left_open("held", f"batch {name_of(batch)}: {batch.held}", batch.left)
                 continue
             if batch.stage == "preparing":  # its order never left
                 self.came_back(batch, await self.records.released(batch, NOT_ORDERED))

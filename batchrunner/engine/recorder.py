@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
-from typing import Final
+from typing import Final, TypedDict
 
 from batchrunner.core.errors import StoreBrokenError
 from batchrunner.core.events import (
@@ -58,6 +58,40 @@ MESSAGE_MAX: Final = 2000
 _GROUPS_MAX = 50
 _MOST_LISTED_TASKS = 20
 _SECOND_MS = 1000
+
+
+class _TokenFields(TypedDict):
+    input_tokens: int | None
+    output_tokens: int | None
+    cache_read: int | None
+    cache_write: int | None
+
+
+class _ProblemFields(_TokenFields):
+    kind: str
+    message: str
+    request_id: str | None
+
+
+def _tokens_of(usage: Usage | None) -> _TokenFields:
+    """As events have them."""
+    used = usage or Usage()
+    return _TokenFields(
+        input_tokens=used.input_tokens,
+        output_tokens=used.output_tokens,
+        cache_read=used.cache_read_tokens,
+        cache_write=used.cache_write_tokens,
+    )
+
+
+def _problem_fields(problem: Problem) -> _ProblemFields:
+    """What an event has of the problem that ended an item."""
+    return _ProblemFields(
+        kind=problem.kind.value,
+        message=problem.message[:MESSAGE_MAX],
+        request_id=problem.request_id,
+        **_tokens_of(problem.usage),
+    )
 
 
 def rfc3339(wall: float) -> str:
@@ -210,10 +244,7 @@ class Recorder:
                     held=held,
                     message=problem.message[:MESSAGE_MAX] if held else "",
                     task=task.task_id if held and task is not None else "",
-                    input_tokens=problem.usage.input_tokens if problem.usage else None,
-                    output_tokens=problem.usage.output_tokens if problem.usage else None,
-                    cache_read=problem.usage.cache_read_tokens if problem.usage else None,
-                    cache_write=problem.usage.cache_write_tokens if problem.usage else None,
+                    **_tokens_of(problem.usage),
                 )
             )
         )
@@ -381,14 +412,8 @@ class Recorder:
                 k=work.item.key,
                 n=record.sends,
                 a=charged,
-                kind=problem.kind.value,
-                message=problem.message[:MESSAGE_MAX],
-                request_id=problem.request_id,
                 ambiguous=ambiguous,
-                input_tokens=problem.usage.input_tokens if problem.usage else None,
-                output_tokens=problem.usage.output_tokens if problem.usage else None,
-                cache_read=problem.usage.cache_read_tokens if problem.usage else None,
-                cache_write=problem.usage.cache_write_tokens if problem.usage else None,
+                **_problem_fields(problem),
             )
         )
         self._group(work, problem)
@@ -404,14 +429,8 @@ class Recorder:
                     a=charged,
                     by=then.key,
                     model=then.model,
-                    kind=problem.kind.value,
-                    message=problem.message[:MESSAGE_MAX],
-                    request_id=problem.request_id,
                     ambiguous=ambiguous,
-                    input_tokens=problem.usage.input_tokens if problem.usage else None,
-                    output_tokens=problem.usage.output_tokens if problem.usage else None,
-                    cache_read=problem.usage.cache_read_tokens if problem.usage else None,
-                    cache_write=problem.usage.cache_write_tokens if problem.usage else None,
+                    **_problem_fields(problem),
                 )
             )
         )

@@ -60,12 +60,15 @@ def send_counts(state: LedgerState) -> SendCounts:
 
 def usage_counts(state: LedgerState) -> UsageCounts:
     """Tokens and pictures over all runs."""
+    tallies = state.tallies.values()  # every reply's; the sums of the state itself are of answers only
     return UsageCounts(
         input_tokens=state.input_tokens,
         output_tokens=state.output_tokens,
         images=state.images,
         cache_read_tokens=state.cache_read,
         cache_write_tokens=state.cache_write,
+        unanswered_input_tokens=max(0, sum(tally.input_tokens for tally in tallies) - (state.input_tokens or 0)),
+        unanswered_output_tokens=max(0, sum(tally.output_tokens for tally in tallies) - (state.output_tokens or 0)),
     )
 
 

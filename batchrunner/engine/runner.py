@@ -425,9 +425,9 @@ class Runner:
             has_tasks=self.ports.tasks is not None,
         )
 
-    def note_left_open(self, why: str, words: str) -> None:
-        """An item is left unfinished by this run: why, and what the server said last."""
-        self.left_open[why] = self.left_open.get(why, 0) + 1
+    def note_left_open(self, why: str, words: str, items: int = 1) -> None:
+        """Items are left unfinished by this run: why, and what the server said last."""
+        self.left_open[why] = self.left_open.get(why, 0) + items
         cause = why, words
         if words and (cause in self.last_words or len(self.last_words) < _WORDS_KEPT):
-            self.last_words[cause] = self.last_words.get(cause, 0) + 1
+            self.last_words[cause] = self.last_words.get(cause, 0) + items

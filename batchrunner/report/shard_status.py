@@ -90,13 +90,10 @@ def _sum(kind: type[Counts], all_counts: list[Counts]) -> Counts:
 
 
 def _usage(usages: list[UsageCounts]) -> UsageCounts:
-    tokens_in = [usage.input_tokens for usage in usages if usage.input_tokens is not None]
-    tokens_out = [usage.output_tokens for usage in usages if usage.output_tokens is not None]
-    return UsageCounts(
-        input_tokens=sum(tokens_in) if tokens_in else None,
-        output_tokens=sum(tokens_out) if tokens_out else None,
-        images=sum(usage.images for usage in usages),
-    )
+    """None where none of them knows a figure."""
+    known = {one.name: [getattr(usage, one.name) for usage in usages] for one in fields(UsageCounts)}
+    numbers = {name: [value for value in values if value is not None] for name, values in known.items()}
+    return UsageCounts(**{name: sum(values) for name, values in numbers.items() if values})
 
 
 def _lanes(statuses: list[Status]) -> tuple[LaneStatus, ...]:

@@ -159,6 +159,8 @@ def usage_line(usage: UsageCounts) -> str:
     of_these = f" ({of_these})" if of_these else ""
     parts += [f"{usage.input_tokens:,} tokens in{of_these}"] if usage.input_tokens is not None else []
     parts += [f"{usage.output_tokens:,} tokens out"] if usage.output_tokens is not None else []
+    unanswered = usage.unanswered_input_tokens, usage.unanswered_output_tokens
+    parts += ["besides {:,} in and {:,} out without an answer".format(*unanswered)] if any(unanswered) else []
     return ", ".join(parts)
 
 

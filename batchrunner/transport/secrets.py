@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from batchrunner.core.errors import JobMistakesError, Mistake
 from batchrunner.core.item import AlikeItems, Item
-from batchrunner.core.job import Job
+from batchrunner.core.job import Job, Provider
 from batchrunner.core.text import MASK
 
 if TYPE_CHECKING:
@@ -100,6 +100,13 @@ def hidden_of(proxy_auth: Secret | None) -> tuple[Secret, ...]:
     if proxy_auth is None:
         return ()
     return (proxy_auth, Secret(proxy_auth.reveal().partition(":")[2]))
+
+
+def hidden_from_files(provider: Provider, keys: Iterable[Secret], environ: Mapping[str, str]) -> tuple[Secret, ...]:
+    """All that must not show in a run's files: the keys, and what the proxy asks for, as far as it is set."""
+    name = provider.proxy_auth_env
+    given = environ.get(name, "").strip() if name else ""
+    return (*keys, *hidden_of(Secret(given) if given else None))
 
 
 def mask(text: str, secrets: Iterable[Secret]) -> str:

@@ -310,6 +310,7 @@ def test_batches_that_are_open_when_the_run_ends_are_read_by_the_next_even_witho
     report = harness.run(job(20, max_wait="1h"))
     assert report.exit_status is ExitStatus.PAUSED
     assert report.status.items.accepted == 20
+    assert "20 timed out, still running remotely; last message: batch batch_" in (report.status.message or "")
     harness.began += 7200.0
     plain = chat(*(f"question {number}" for number in range(20)))
     assert harness.run(plain).exit_status is ExitStatus.DONE

@@ -75,6 +75,12 @@ def test_answers_that_miss_the_schema_send_the_prompt_on_once_the_attempts_are_u
     assert {event["kind"] for event in harness.events("replaced")} == {"schema_miss"}
     assert intents(harness) == {"sim/first": 50, "sim/second": 10}
     assert {row["attempts"] for row in harness.rows()} == {1}, "the other model's item begins anew"
+    usage, paid = report.status.usage, harness.stats
+    assert usage.input_tokens == sum(row["usage"]["input_tokens"] for row in harness.rows())
+    assert usage.unanswered_input_tokens > 4 * (usage.input_tokens or 0), "of fifty replies that were no answer"
+    tokens = harness.events("retry") + harness.events("replaced")
+    assert usage.unanswered_output_tokens == sum(event["output_tokens"] for event in tokens) > 0
+    assert paid.sends == 60
 
 
 @pytest.mark.parametrize("reason", ["content_filter", "overloaded", "quota", "schema_miss"])

@@ -8,6 +8,7 @@ from typing import Any
 import jsonschema
 import pytest
 
+from batchrunner.report.summary import usage_line
 from tests.support.engine import FaultRates, RunHarness, World, chat
 from tests.support.torture import Tried, at_size
 
@@ -102,6 +103,11 @@ def test_an_answer_that_never_fits_fails_with_the_validators_words_once_its_atte
     report = harness.run(chat("one", more=f"schema: {never}\nretry: {{attempts: 3}}"))
     (failure,) = harness.rows("failures.jsonl")
     assert (report.exit_status, failure["attempts"], harness.stats.sends) == (1, 3, 3)
+    usage = report.status.usage
+    tokens = harness.events("retry") + harness.events("failed")
+    assert usage.input_tokens is None
+    assert usage.unanswered_input_tokens == sum(event["input_tokens"] for event in tokens) > 0
+    assert f"{usage.unanswered_input_tokens:,} in and" in usage_line(usage)
     assert failure["error"]["class"] == "schema_miss"
     assert "$.it" in failure["error"]["message"]
 
