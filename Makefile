@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PROGRAM := $(VENV)/.program
 READY := $(VENV)/.ready
 DOCS := .venv-docs
 
@@ -9,15 +10,20 @@ DOCS := .venv-docs
 
 setup: $(READY)
 
-$(READY): pyproject.toml
-	@echo "== setting up $(VENV): one minute, once"
+$(PROGRAM): pyproject.toml
+	@echo "== setting up $(VENV): what the program needs, once"
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "batchrunner needs Python 3.11 or newer; set PYTHON=")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $(PROGRAM)
+
+$(READY): $(PROGRAM)
+	@echo "== setting up $(VENV): what its tests and checks need, one minute, once"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@$(BIN)/python -m compileall -q batchrunner
 	@touch $(READY)
 
-demo: setup
+demo: $(PROGRAM)
 	@$(BIN)/python -m compileall -q batchrunner
 	@rm -rf outputs/demo-chat.simulated outputs/demo-images.simulated
 	@echo "== two jobs on the built-in simulator: no key, no network, nothing billed"
