@@ -5,11 +5,11 @@ Libraries that cost time to load are loaded inside the functions that need them.
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import replace
 
-from batchrunner.core.job import Job
+from batchrunner.core.job import Job, Provider
 from batchrunner.core.plan import PointBalance
 from batchrunner.core.ports import Downloads, Transport
 from batchrunner.core.presets import PRESETS
@@ -45,7 +45,9 @@ async def open_network(
     if job.provider.base_url.removesuffix("/v1") == PRESETS["simulator"].base_url.removesuffix("/v1"):
         from batchrunner.simulator.in_process import simulated_network  # noqa: PLC0415 - for simulated runs only
 
-        return simulated_network(scenario=job.scenario, models=job.models, timeouts=job.timeouts, clock=clock)
+        return simulated_network(
+            scenario=job.scenario, models=job.models, films=job.kind == "media", timeouts=job.timeouts, clock=clock
+        )
     from batchrunner.transport import ApiTransport, PictureDownloads  # noqa: PLC0415 - aiohttp, for real runs only
 
     provider, memory_budget = job.provider, MemoryBudget()
@@ -70,10 +72,25 @@ async def open_network(
         proxy_auth=proxy_auth,
         ca_file=provider.ca_file,
         hide=tuple(keys.values()),
+        keyed=_keyed_by(provider, keys),
         memory_budget=memory_budget,
         stream_cap_bytes=job.output.max_mb * 1_000_000,
     )
     return await stack.enter_async_context(transport), await stack.enter_async_context(downloads)
+
+
+def _keyed_by(provider: Provider, keys: Mapping[str, Secret]) -> Callable[[str, str], Mapping[str, str]] | None:
+    """What gives the key for files that the API itself holds; None where it holds none."""
+    table = provider.task
+    if table is None or table.result.content is None:
+        return None
+    from batchrunner.core.task_table import is_content  # noqa: PLC0415 - msgspec, for jobs with a table only
+    from batchrunner.transport.api_transport import account_headers  # noqa: PLC0415 - aiohttp, for real runs only
+
+    def keyed(url: str, account: str) -> Mapping[str, str]:
+        return account_headers(provider, keys, account) if is_content(url, provider.base_url, table) else {}
+
+    return keyed
 
 
 async def ask_balances(job: Job, keys: dict[str, Secret]) -> tuple[PointBalance, ...]:

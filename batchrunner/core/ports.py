@@ -152,12 +152,15 @@ class Holding(Protocol):
 
 
 class Downloads(Protocol):
-    """Fetches pictures from storage hosts, without any credential."""
+    """Fetches pictures from storage hosts, without any credential but where the API itself has the file.
 
-    async def fetch(self, url: str) -> bytes | Problem:
+    That file is fetched with the key of `account`.
+    """
+
+    async def fetch(self, url: str, *, account: str = "") -> bytes | Problem:
         """The whole body, capped; a DOWNLOAD_FAILED problem otherwise."""
 
-    async def fetch_into(self, url: str, write: "Write") -> Problem | None:
+    async def fetch_into(self, url: str, write: "Write", *, account: str = "") -> Problem | None:
         """Pass the body on piece by piece; a DOWNLOAD_FAILED problem if it does not come whole, or is too large."""
 
 

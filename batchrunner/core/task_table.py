@@ -155,6 +155,8 @@ class TaskResult(_TablePart, frozen=True):
     files: Pointer | None = None
     """Objects whose fields fill `url`."""
     url: Path | None = None
+    content: Path | None = None
+    """Of a GET, with the key, whose reply is the file itself; holes: `{id}`."""
     message: tuple[Pointer, ...] = ()
     code: tuple[Pointer, ...] = ()
     keep_s: Annotated[float, msgspec.Meta(gt=0, le=1e9, description="seconds, more than 0")] | None = None
@@ -249,6 +251,16 @@ def at_pointer(value: Json, pointer: str) -> Iterator[Json]:
                     pass
         found = following
     return iter(found)
+
+
+def is_content(url: str, base_url: str, table: TaskTable) -> bool:
+    """Whether an address is that of a task's file at the API itself, which wants the key."""
+    if table.result.content is None:
+        return False
+    before, _, after = table.result.content.partition("{id}")
+    start, end = base_url + before, after
+    task_id = url[len(start) : len(url) - len(end)]
+    return url.startswith(start) and url.endswith(end) and len(task_id) > 0 and not set(task_id) & set("/?#\\")
 
 
 def is_keyed(url: str, base_url: str, table: TaskTable) -> bool:

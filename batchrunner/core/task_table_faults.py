@@ -181,10 +181,10 @@ def _meaningless(table: TaskTable) -> Iterator[TableFault]:
             "needs `path`, or `submit` needs `poll_url`: else no task can be asked for",
             "a path such as `/v1/tasks/{id}`",
         )
-    if not (result.urls or result.b64 or result.files):
+    if not (result.urls or result.b64 or result.files or result.content):
         yield TableFault(
             ("result",),
-            "needs `urls`, `b64` or `files`: else nothing says where a result stands",
+            "needs `urls`, `b64`, `files` or `content`: else nothing says where a result stands",
             "places in the reply, such as `urls: [data.images.*.url]`",
         )
     yield from _states(table)
@@ -229,6 +229,7 @@ def _paths(table: TaskTable) -> Iterator[tuple[Path, str | None, bool]]:
     yield ("poll", "path"), poll.path, not of_all
     yield ("poll", "queue", "path"), poll.queue.path if poll.queue is not None else None, False
     yield ("result", "path"), result.path, True
+    yield ("result", "content"), result.content, True
     if (cancel := table.cancel) is not None:  # else it would end every task at once
         about_task = cancel.after is None and "id" not in holes_in(cancel.body or {})
         yield ("cancel", "path"), cancel.path, about_task
@@ -357,6 +358,7 @@ def _unknown_holes(table: TaskTable) -> Iterator[TableFault]:
         (("poll", "root"), poll.root, "id"),
         (("poll", "queue", "path"), queue, ""),
         (("result", "path"), result.path, "id"),
+        (("result", "content"), result.content, "id"),
         (("cancel", "path"), table.cancel.path if table.cancel is not None else None, "id"),
     )
     for hole in holes_in(table.cancel.body or {}) if table.cancel is not None else ():

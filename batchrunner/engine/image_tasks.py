@@ -57,25 +57,34 @@ class PictureSaver:
     hold: Hold
     _at_once: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_AT_ONCE))
 
-    async def keep(self, work: Work, pictures: Pictures) -> tuple[Picture | MediaFile, ...] | Problem:
-        """All of them, or the first problem. Pictures kept before it are written again, under the same names."""
+    async def keep(
+        self, work: Work, pictures: Pictures, *, account: str = ""
+    ) -> tuple[Picture | MediaFile, ...] | Problem:
+        """All of them, or the first problem. Pictures kept before it are written again, under the same names.
+
+        `account`: whose key fetches those that lie at the API itself.
+        """
         kept: list[Picture | MediaFile] = []
         for number, ref in enumerate(pictures.refs, start=1):
             stem = work.item.stem if len(pictures.refs) == 1 else f"{work.item.stem}-{number}"
             async with self._at_once:
-                keeping = self._keep_one(work, ref, stem) if self.media is None else self._stream(self.media, ref, stem)
-                file = await keeping
+                if self.media is None:
+                    file: Picture | MediaFile | Problem = await self._keep_one(work, ref, stem, account=account)
+                else:
+                    file = await self._stream(self.media, ref, stem, account=account)
             if isinstance(file, Problem):
                 return file
             kept.append(file)
         return tuple(kept)
 
-    async def _stream(self, media: MediaStore, ref: PictureUrl | PictureBytes, stem: str) -> MediaFile | Problem:
+    async def _stream(
+        self, media: MediaStore, ref: PictureUrl | PictureBytes, stem: str, *, account: str
+    ) -> MediaFile | Problem:
         """From its address to the disk, never whole in memory."""
 
         async def fill(write: Write) -> Problem | None:
             if isinstance(ref, PictureUrl):
-                return await self.downloads.fetch_into(ref.url, write)
+                return await self.downloads.fetch_into(ref.url, write, account=account)
             await write(ref.data)
             return None
 
@@ -110,10 +119,12 @@ class PictureSaver:
             tries += 1
         return kept
 
-    async def _keep_one(self, work: Work, ref: PictureUrl | PictureBytes, stem: str) -> Picture | Problem:
+    async def _keep_one(
+        self, work: Work, ref: PictureUrl | PictureBytes, stem: str, *, account: str = ""
+    ) -> Picture | Problem:
         if isinstance(ref, PictureBytes):
             return await self.store.save(ref.data, stem=stem, into=self.into, origin=_origin_of(work))
-        fetched = await self.downloads.fetch(ref.url)
+        fetched = await self.downloads.fetch(ref.url, account=account)
         if isinstance(fetched, Problem):
             return fetched
         with self.hold(len(fetched)):
@@ -258,7 +269,7 @@ class ImageTasks:
         urls = tuple(ref.url for ref in pictures.refs if isinstance(ref, PictureUrl))
         if urls and urls != task.urls:
             await self.recorder.ready(work, urls, usage=pictures.usage)
-        kept = await self.saver.keep(work, pictures)
+        kept = await self.saver.keep(work, pictures, account=task.account)
         if isinstance(kept, Problem):
             return kept
         await self.recorder.pictured(

@@ -347,6 +347,8 @@ class TableTasks:
         if url := self._result_url(task_id, addresses):
             decoder = WholeReply[PollOutcome](self._family, read=self._resulted, reword=self._refused_result(task_id))
             return FollowUp(request=self._get(url), decoder=decoder)
+        if (content := self._table.result.content) is not None:
+            return Pictures(refs=(PictureUrl(url=self._url(content, task_id)),), hints=hints_of(head))
         return self._nothing(head, value)
 
     def _nothing(self, head: ResponseHead, value: Json) -> Problem:

@@ -15,6 +15,7 @@ from batchrunner.simulator.requests import Order, broken_off
 from batchrunner.simulator.responses_replies import answer_responses, check_responses
 from batchrunner.simulator.script import SSE_TYPE, Cut, Hang, Reset, Script
 from batchrunner.simulator.simulated_tasks import SimulatedTasks
+from batchrunner.simulator.simulated_videos import check_video, order_video
 from batchrunner.simulator.transcription_replies import answer_transcription, check_transcription
 
 
@@ -87,6 +88,11 @@ def _image(order: Order, tasks: SimulatedTasks) -> Verdict:
     return Verdict(script, "task accepted", paid=not task.fails)
 
 
+def _video(order: Order, tasks: SimulatedTasks) -> Verdict:
+    task, script = order_video(order, tasks)
+    return Verdict(script, "task accepted", paid=not task.fails)
+
+
 _NO_CHOICES = frozenset({"shell", "empty_choices"})
 """The empty shell is known of chat completions only."""
 
@@ -96,6 +102,7 @@ GENERATIONS = {
         path="/v1/embeddings", check=check_embeddings, execute=_embedding, spared=_NO_CHOICES, contents=contents_of
     ),
     "image": Generation(path="/v1/images/generations", check=_check_image, execute=_image, spared=_NO_CHOICES),
+    "video": Generation(path="/v1/videos", check=check_video, execute=_video, spared=_NO_CHOICES),
     "message": Generation(path="/v1/messages", check=check_messages, execute=_message, spared=_NO_CHOICES),
     "transcription": Generation(
         path="/v1/audio/transcriptions", check=check_transcription, execute=_transcription, spared=_NO_CHOICES

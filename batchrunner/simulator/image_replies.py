@@ -13,7 +13,7 @@ from batchrunner.simulator.drawing import picture_size
 from batchrunner.simulator.refusals import Refusal
 from batchrunner.simulator.requests import Order
 from batchrunner.simulator.script import JSON_TYPE, SSE_TYPE, Delay, Script, Send, as_text, encode_json
-from batchrunner.simulator.simulated_tasks import SimulatedTasks
+from batchrunner.simulator.simulated_tasks import SimulatedTasks, failure_asked_of
 
 _SIZE = re.compile(r"([1-9]\d{1,3})x([1-9]\d{1,3})")
 _LONGEST_SIDE = 3840
@@ -47,7 +47,9 @@ def check_pictures(order: Order) -> Refusal | None:
         return _invalid("Invalid value for 'size'.", "invalid_value")
     if body.get("output_format", "png") not in _FORMATS:
         return _invalid(f"'output_format' must be one of {', '.join(_FORMATS)}.", "invalid_value")
-    if "oi-moderation" in order.chosen:
+    if (failure := failure_asked_of(order)) is not None and failure[0] != "img-fail-nsfw":
+        return Refusal(status=500, shape="C", message=failure[1], code="server_error", type="server_error")
+    if "oi-moderation" in order.chosen or failure is not None:
         message = "Your request was rejected by the safety system."
         return Refusal(
             status=400, shape="C", message=message, code="moderation_blocked", type="image_generation_user_error"

@@ -87,7 +87,7 @@ class SimulatedDownloads:
     def __repr__(self) -> str:
         return f"SimulatedDownloads({self._world!r})"
 
-    async def fetch(self, url: str) -> bytes | Problem:
+    async def fetch(self, url: str, *, account: str = "") -> bytes | Problem:  # noqa: ARG002 - the port's
         """The whole body, at most 64 MiB; a DOWNLOAD_FAILED problem otherwise."""
         for _ in range(MAX_REDIRECTS + 1):
             script = self._world.answer(_call("GET", url, role="files"), self._clock.wall())
@@ -96,9 +96,9 @@ class SimulatedDownloads:
             url = urljoin(url, script.headers.get("location", ""))
         return _download_problem(f"{url}: more than {MAX_REDIRECTS} redirects")
 
-    async def fetch_into(self, url: str, write: Write) -> Problem | None:
+    async def fetch_into(self, url: str, write: Write, *, account: str = "") -> Problem | None:
         """The same, passed on."""
-        fetched = await self.fetch(url)
+        fetched = await self.fetch(url, account=account)
         if isinstance(fetched, Problem):
             return fetched
         await write(fetched)
@@ -126,6 +126,7 @@ def simulated_network(
     timeouts: Timeouts,
     scenario: str | None = None,
     models: Iterable[str] = (),
+    films: bool = False,
     latency: Latency = INSTANT,
     seed: int = 0,
 ) -> tuple[SimulatedTransport, SimulatedDownloads]:
@@ -135,7 +136,7 @@ def simulated_network(
         JobMistakesError: an unknown scenario, of the job or after the `#` of one of its models.
     """
     require_scenarios(scenario, models)
-    world = World(seed, scenario=scenario, latency=latency)
+    world = World(seed, scenario=scenario, latency=latency, films=films)
     return (SimulatedTransport(world, clock, timeouts=timeouts), SimulatedDownloads(world, clock, timeouts=timeouts))
 
 

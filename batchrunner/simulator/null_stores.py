@@ -139,4 +139,4 @@ class NullMedia:
             length += len(data)
 
         problem = await fill(write)
-        return problem or MediaFile(path=stem, sha256="", type="image/png", format="PNG", bytes=length)
+        return problem or MediaFile(path=stem, sha256="", type="video/mp4", format="MP4", bytes=length)

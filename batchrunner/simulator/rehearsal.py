@@ -127,6 +127,7 @@ def world_of(job: Job, profile: Profile, *, seed: int) -> World:
         faults=profile.faults,
         answer_tokens=profile.answer_tokens,
         paint=paint_placeholder,
+        films=job.kind == "media",
         log_size=0,
         unread=True,
     )
@@ -333,16 +334,16 @@ class _Fetching:
     otherwise: Downloads
     seconds: float
 
-    async def fetch(self, url: str) -> bytes | Problem:
+    async def fetch(self, url: str, *, account: str = "") -> bytes | Problem:
         """See `core.ports.Downloads`."""
         if url not in self.known:
-            return await self.otherwise.fetch(url)
+            return await self.otherwise.fetch(url, account=account)
         await asyncio.sleep(self.seconds)
         return PLACEHOLDER
 
-    async def fetch_into(self, url: str, write: Write) -> Problem | None:
+    async def fetch_into(self, url: str, write: Write, *, account: str = "") -> Problem | None:
         """See `core.ports.Downloads`."""
-        fetched = await self.fetch(url)
+        fetched = await self.fetch(url, account=account)
         if isinstance(fetched, Problem):
             return fetched
         await write(fetched)

@@ -12,6 +12,7 @@ from uuid import UUID
 
 from batchrunner.core.job import Json
 from batchrunner.simulator.drawing import DEFAULT_SIZE, Paint, draw, picture_size
+from batchrunner.simulator.films import film
 from batchrunner.simulator.profiles import POLL_FAULTS, TASK_FAULTS, FaultRates, Latency
 from batchrunner.simulator.refusals import REFUSALS, refuse
 from batchrunner.simulator.requests import Chosen, Order
@@ -71,10 +72,21 @@ class Task:
     downloads: int = 0
     first_failed_at: float | None = None
     paint: Paint = draw
+    film: bool = False
+    """A video comes of it instead of a picture."""
+    seconds: str = "4"
+    """How long a video of OpenAI's is said to be."""
 
-    def picture(self) -> bytes:
-        """The PNG that comes of it."""
+    def result(self) -> bytes:
+        """The PNG that comes of it, or the MP4."""
+        if self.film:
+            return film(self.paint, self.prompt, self.size, self.seed)
         return self.paint(self.prompt, self.size, self.seed)
+
+    @property
+    def media_type(self) -> str:
+        """Of what comes of it."""
+        return "video/mp4" if self.film else "image/png"
 
     def finished(self, now: float) -> bool:
         """Whether its end is reached."""
@@ -82,19 +94,23 @@ class Task:
 
     @property
     def file(self) -> str:
-        """Name of its picture on the storage port."""
-        return f"{self.id}_0.{'jpg' if 'dl-wrong-ext' in self.chosen else 'png'}"
+        """Name of its result on the storage port."""
+        return f"{self.id}_0.{'jpg' if 'dl-wrong-ext' in self.chosen else 'mp4' if self.film else 'png'}"
 
 
 class SimulatedTasks:
     """All tasks that were accepted, by id."""
 
-    def __init__(self, *, seed: int, faults: FaultRates, latency: Latency, paint: Paint = draw) -> None:
+    def __init__(
+        self, *, seed: int, faults: FaultRates, latency: Latency, paint: Paint = draw, films: bool = False
+    ) -> None:
         self.paint = paint
+        self._films = films
         self._seed = seed
         self._faults = faults
         self._latency = latency
         self._tasks: dict[str, Task] = {}
+        self._deleted: set[str] = set()
         self.most_polls = 0
 
     def __repr__(self) -> str:
@@ -108,7 +124,18 @@ class SimulatedTasks:
 
     def finished(self, order: Order) -> Task:
         """A task that is at its end as soon as it is ordered: its picture is there."""
-        return self._kept(self._make(order, at_once=True))
+        task = self._kept(self._make(order, at_once=True))
+        task.fails = False
+        return task
+
+    def forget(self, task_id: str) -> None:
+        """A task that was deleted; its id alone does not bring it back."""
+        self._tasks.pop(task_id, None)
+        self._deleted.add(task_id)
+
+    def knows(self, task_id: str) -> bool:
+        """Whether it was not deleted."""
+        return task_id not in self._deleted
 
     def _kept(self, task: Task) -> Task:
         self._tasks[task.id] = task
@@ -130,6 +157,7 @@ class SimulatedTasks:
             account=None,
             model=model,
             paint=self.paint,
+            film=self._films,
         )
 
     def find(self, task_id: str, *, now: float) -> Task | None:
@@ -140,6 +168,7 @@ class SimulatedTasks:
         if task is None or task.accepted_at > now + 1.0:
             return None
         task.paint = self.paint
+        task.film = self._films
         self._tasks[task_id] = task
         return task
 
@@ -178,8 +207,9 @@ class SimulatedTasks:
             chosen=order.chosen,
             account=order.lane.account.hash,
             model=order.model,
-            fails=fault == "task_fail" or _asked_to_fail(order),
+            fails=fault == "task_fail" or failure_asked_of(order) is not None,
             paint=self.paint,
+            film=self._films,
         )
 
     def _name_of(self, order: Order, size: tuple[int, int]) -> str:
@@ -267,9 +297,10 @@ def _errors(task: Task, now: float) -> Json:
     return {name: as_text(text).replace("{model}", task.model) for name, text in _FAILURES[asked].items()}
 
 
-def _asked_to_fail(order: Order) -> bool:
-    names = [name for name in _FAILURES if name in order.chosen]
-    return any(order.nth <= order.figure(name, float("inf")) for name in names)
+def failure_asked_of(order: Order) -> tuple[str, str] | None:
+    """(scenario, the server's words) where one wants this order to fail."""
+    names = [name for name in _FAILURES if name in order.chosen and order.nth <= order.figure(name, float("inf"))]
+    return (names[0], as_text(_FAILURES[names[0]]["message"]).replace("{model}", order.base_model)) if names else None
 
 
 def _odd_submit(task: Task, request_id: str) -> Script | None:

@@ -1,4 +1,4 @@
-"""The storage host: pictures by name, drawn when they are fetched, with faults of downloads."""
+"""The storage host: pictures and videos by name, drawn when they are fetched, with faults of downloads."""
 
 from collections.abc import Callable
 
@@ -47,7 +47,7 @@ def _of(*steps: Step, media_type: str = "image/png") -> Script:
 
 
 def _plain(task: Task) -> Script:
-    return _of(Send(piece=task.picture()))
+    return _of(Send(piece=task.result()), media_type=task.media_type)
 
 
 def _html(_task: Task) -> Script:
@@ -56,13 +56,13 @@ def _html(_task: Task) -> Script:
 
 def _truncated(task: Task) -> Script:
     """Half a picture in a reply that is complete for HTTP."""
-    body = task.picture()
+    body = task.result()
     return _of(Send(piece=body[: len(body) // 2]))
 
 
 def _cut(task: Task) -> Script:
-    body = task.picture()
-    headers = {"content-type": "image/png", "content-length": str(len(body))}
+    body = task.result()
+    headers = {"content-type": task.media_type, "content-length": str(len(body))}
     return Script(headers=headers, steps=(Send(piece=body[: len(body) // 2]), Cut()))
 
 
@@ -75,7 +75,7 @@ def _missing_once(task: Task) -> Script:
 
 
 def _slow(task: Task) -> Script:
-    body = task.picture()
+    body = task.result()
     said = task.chosen.get("dl-slow")
     pause_s = (30.0 if said is None else said) / _DRIPS
     size = -(-len(body) // _DRIPS)
@@ -84,12 +84,12 @@ def _slow(task: Task) -> Script:
 
 
 def _wrong_ending(task: Task) -> Script:
-    return _of(Send(piece=task.picture()), media_type="image/jpeg")
+    return _of(Send(piece=task.result()), media_type="image/jpeg")
 
 
 def _huge(task: Task) -> Script:
     """One mebibyte sent again and again, so that it costs nothing to hold."""
-    return _of(Send(piece=task.picture()), *(Send(piece=_ZEROS) for _ in range(_HUGE_MIB)))
+    return _of(Send(piece=task.result()), *(Send(piece=_ZEROS) for _ in range(_HUGE_MIB)))
 
 
 _ZEROS = bytes(_MIB)

@@ -53,6 +53,7 @@ from batchrunner.simulator.script import (
 from batchrunner.simulator.simulated_batches import SimulatedBatches
 from batchrunner.simulator.simulated_message_batches import SimulatedMessageBatches
 from batchrunner.simulator.simulated_tasks import SimulatedTasks
+from batchrunner.simulator.simulated_videos import STEPS as VIDEO_STEPS
 from batchrunner.simulator.storage import Storage
 from batchrunner.simulator.transcription_replies import FORM_TYPE, form_of
 
@@ -87,6 +88,7 @@ class World:
         limits: RateLimits = NO_LIMITS,
         answer_tokens: int | None = None,
         paint: Paint = draw,
+        films: bool = False,
         auth: bool = False,
         tokens: frozenset[str] | None = None,
         log_size: int = 10_000,
@@ -103,6 +105,7 @@ class World:
             limits: calls a minute and at once.
             answer_tokens: about how many tokens answers are counted as; None counts what they say.
             paint: makes the pictures.
+            films: tasks of pictures give videos: what a job of `kind: media` wants.
             auth: refuse calls without a token.
             tokens: refuse every other token; None takes any. Ones like `bad-…` and `unbound-…` are refused always.
             log_size: how many requests the log remembers.
@@ -117,7 +120,7 @@ class World:
         self.quota = quota or Quota()
         self.limits = limits
         self.answer_tokens = answer_tokens
-        self._paint = paint
+        self._making = partial(SimulatedTasks, seed=seed, faults=faults, latency=latency, paint=paint, films=films)
         self.files_base = FILES_HOST
         self._auth = auth or tokens is not None
         self._tokens = tokens
@@ -182,7 +185,7 @@ class World:
 
     def _begin(self) -> None:
         self.log = RequestLog(size=self._log_size)
-        self.tasks = SimulatedTasks(seed=self.seed, faults=self.faults, latency=self.latency, paint=self._paint)
+        self.tasks = self._making()
         self._storage = Storage(self.tasks, seed=self.seed, faults=self.faults, latency=self.latency)
         self._batches = SimulatedBatches(
             seed=self.seed, latency=self.latency, execute=self._execute_line, choose=self._chosen
@@ -346,15 +349,19 @@ class World:
 
     def batch(self, visit: Visit, step: Callable[[SimulatedBatches, Visit, str], Script], kind: str) -> Script:
         """A call about files and batches."""
-        return self._about_batches(visit, partial(step, self._batches), kind)
+        return self._about_account(visit, partial(step, self._batches), kind)
 
     def message_batch(
         self, visit: Visit, step: Callable[[SimulatedMessageBatches, Visit, str], Script], kind: str
     ) -> Script:
         """A call about message batches."""
-        return self._about_batches(visit, partial(step, self._message_batches), kind)
+        return self._about_account(visit, partial(step, self._message_batches), kind)
 
-    def _about_batches(self, visit: Visit, step: Callable[[Visit, str], Script], kind: str) -> Script:
+    def video(self, visit: Visit, step: Callable[[SimulatedTasks, Visit, str], Script], kind: str) -> Script:
+        """A call about videos of OpenAI's kind."""
+        return self._about_account(visit, partial(step, self.tasks), kind)
+
+    def _about_account(self, visit: Visit, step: Callable[[Visit, str], Script], kind: str) -> Script:
         account, refusal = self._admit(visit)
         if refusal is not None:
             script = refuse(refusal, model="", request_id=visit.request_id)
@@ -467,6 +474,7 @@ ENDPOINTS: dict[tuple[Role, str, str], Callable[[World, Visit], Script]] = {
             ("POST", "/*/cancel", "cancel", SimulatedMessageBatches.cancel),
         )
     },
+    **{("api", method, path): partial(World.video, step=step, kind=kind) for method, path, kind, step in VIDEO_STEPS},
     ("files", "GET", "/files/"): World.download,
     ("api", "GET", "/_simulator/stats"): World.show_stats,
     ("api", "GET", "/_simulator/log"): World.show_log,

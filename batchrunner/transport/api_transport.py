@@ -124,7 +124,7 @@ class ApiTransport:
         self._direct: DirectWay | None = None
         """None where every request takes aiohttp's public way."""
         self._on_silence = self._silent if say is not None else None
-        self._headers = {account: self._account_headers(account) for account in ("", *keys)}
+        self._headers = {account: account_headers(provider, self._keys, account) for account in ("", *keys)}
 
     def __repr__(self) -> str:
         state = "closed" if self._session is None else "open"
@@ -367,15 +367,15 @@ class ApiTransport:
     def _broken(self, cause: Cause, message: str, *, sent: bool) -> Interrupted:
         return Interrupted(cause=cause, message=mask(message, self._hidden), sent=sent)
 
-    def _account_headers(self, account: str) -> CIMultiDict[str]:
-        """What goes to the configured origin besides the dialect's own headers; the credential has the last word."""
-        headers = CIMultiDict(self._provider.headers)
-        provider = self._provider
-        if account in self._keys and provider.key_header:
-            headers[provider.key_header] = f"{provider.key_prefix}{self._keys[account].reveal()}"
-        elif account in self._keys:
-            headers.update(_CREDENTIALS[provider.auth](self._keys[account].reveal()))
-        return headers
+
+def account_headers(provider: Provider, keys: Mapping[str, Secret], account: str) -> CIMultiDict[str]:
+    """What goes to the configured origin besides the dialect's own headers; the credential has the last word."""
+    headers = CIMultiDict(provider.headers)
+    if account in keys and provider.key_header:
+        headers[provider.key_header] = f"{provider.key_prefix}{keys[account].reveal()}"
+    elif account in keys:
+        headers.update(_CREDENTIALS[provider.auth](keys[account].reveal()))
+    return headers
 
 
 async def _held_nowhere(_size_bytes: int, **_waiting: object) -> None:

@@ -1,13 +1,15 @@
 """Fetches pictures from storage hosts: hostile URLs, no credential, no cookie, no address inside the network.
 
 Redirects are followed by hand, each URL checked anew. Signed URLs are secrets for a while: messages show host and
-path. Threats 1, 3 and 4: see docs/reliability.md#threats.
+path. Threats 1, 3 and 4: see docs/reliability.md#threats. The one address that gets a key is that of a file which the
+API itself holds, as the job's table spells it.
 """
 
+import asyncio
 import re
 import socket
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Final, Self
 
@@ -40,8 +42,16 @@ _END_MARKS = (
 )
 """How a picture begins and ends by its own format."""
 _OK = 200
+_PARTIAL = 206
+_RESUMES: Final = 20
+"""How often one download goes on where its connection broke."""
+_RESUMES_IN_VAIN: Final = 3
+"""Tries in a row that brought no byte."""
+_PAUSE_S: Final = 1.0
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _PRINTABLE = re.compile(r"[!-~]+")
+_PRINTABLE_LINE = re.compile(r"[ -~]{0,1000}")
+_CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-\d{1,18}/(?:\d{1,18}|\*)")
 _SECONDS = re.compile(r"\d{1,6}")
 
 
@@ -49,9 +59,50 @@ _STREAMED = b"."
 """Stands for a body that was passed on."""
 
 
+@dataclass(slots=True)
+class _SoFar:
+    """A body that is passed on, across the connections that it takes."""
+
+    length: int = 0
+    """Bytes that were passed on."""
+    tag: str = ""
+    """By which the server knows the file again; empty where it gives it from its beginning only."""
+    broken: bool = False
+    """The connection ended before the body did."""
+    writing: bool = False
+    """Whether the last piece was passed on is not known."""
+
+    @property
+    def can_go_on(self) -> bool:
+        """Whether the rest may be asked for."""
+        return self.broken and not self.writing and bool(self.tag and self.length)
+
+    def headers(self) -> dict[str, str]:
+        """Of the request for the rest, or for all of it."""
+        return {"Range": f"bytes={self.length}-", "If-Range": self.tag} if self.length else {}
+
+    def begin(self, headers: Mapping[str, str]) -> None:
+        """Remember how the file is known, if a part of it can be asked for."""
+        tag, coding = headers.get("ETag", ""), headers.get("Content-Encoding", "identity")
+        ranges = headers.get("Accept-Ranges", "bytes").strip().lower()
+        weak = not tag or tag.startswith("W/")
+        self.tag = (headers.get("Last-Modified", "") if weak else tag) if ranges == "bytes" else ""
+        if coding.strip().lower() != "identity" or not _PRINTABLE_LINE.fullmatch(self.tag):
+            self.tag = ""
+        self.broken = True
+
+    def goes_on(self, headers: Mapping[str, str]) -> bool:
+        """Whether a part that came is the rest of the same file."""
+        found = _CONTENT_RANGE.fullmatch(headers.get("Content-Range", "").strip())
+        tag = headers.get("ETag", self.tag)
+        same = tag == self.tag or not self.tag.startswith('"')
+        plain = headers.get("Content-Encoding", "identity").strip().lower() == "identity"
+        return found is not None and int(found[1]) == self.length and same and plain
+
+
 @dataclass(frozen=True, slots=True)
 class _OneDownload:
-    """One download: its deadlines and cap, and where its bytes go."""
+    """One connection's part of a download: its deadlines and cap, and where its bytes go."""
 
     deadlines: Deadlines
     cap_bytes: int
@@ -59,13 +110,20 @@ class _OneDownload:
     """Of memory, for a body that is kept in it."""
     taken: list[bytes]
     """What came so far, before an end that may be none."""
+    account: str = ""
+    """Whose key fetches a file that the API holds."""
     write: Write | None = None
     """Takes the bytes instead."""
+    so_far: _SoFar | None = None
+    """With `write`: what came on earlier connections."""
 
     async def take(self, plain: bytes) -> None:
-        if self.write is not None:
+        if self.write is not None and self.so_far is not None:
             if plain:
+                self.so_far.writing = True
                 await self.write(plain)
+                self.so_far.length += len(plain)
+                self.so_far.writing = False
                 self.deadlines.pause()
             return
         self.taken.append(plain)
@@ -101,8 +159,9 @@ class PictureDownloads:
 
     `allow_private` opens this machine and private networks, never link-local (cloud metadata), multicast or reserved
     addresses; the caller sets it when the API itself lies there (`is_private_host`). With a `proxy` the proxy looks
-    names up, so only addresses in numbers and names that sound like the inside are refused. `hide` are keys that are
-    never sent, only taken out of what comes: a storage host may cooperate with the server that has them.
+    names up, so only addresses in numbers and names that sound like the inside are refused. `keyed` gives the headers
+    of an account's key for a URL at which the API itself holds a file, none for any other; a redirect is another URL.
+    `hide` are keys that are taken out of what comes: a storage host may cooperate with the server that has them.
 
     Raises:
         JobMistakesError: `ca_file` cannot be used.
@@ -120,6 +179,7 @@ class PictureDownloads:
         cap_bytes: int = CAP_BYTES,
         stream_cap_bytes: int = CAP_BYTES,
         hide: Collection[Secret] = (),
+        keyed: Callable[[str, str], Mapping[str, str]] | None = None,
         memory_budget: MemoryBudget | None = None,
     ) -> None:
         window_s = timeouts.download_s / _WINDOWS
@@ -138,6 +198,7 @@ class PictureDownloads:
         self._context = tls_context(ca_file)
         self._cap_bytes = cap_bytes
         self._stream_cap_bytes = stream_cap_bytes
+        self._keyed = keyed
         self._hide = (*hide, *hidden_of(proxy_auth))
         self._memory_budget = memory_budget or MemoryBudget()
         self._short: dict[str, int] = {}
@@ -166,7 +227,7 @@ class PictureDownloads:
         if session is not None:
             await session.close()
 
-    async def fetch(self, url: str) -> bytes | Problem:
+    async def fetch(self, url: str, *, account: str = "") -> bytes | Problem:
         """The whole body, at most 64 MiB; a DOWNLOAD_FAILED problem otherwise.
 
         Raises:
@@ -180,7 +241,7 @@ class PictureDownloads:
         fetched: bytes | Problem | None = None
         with deadlines, self._memory_budget.reservation() as reservation:
             fetched = await self._follow(
-                self._session, url, _OneDownload(deadlines, self._cap_bytes, reservation, taken)
+                self._session, url, _OneDownload(deadlines, self._cap_bytes, reservation, taken, account)
             )
         if fetched is None:
             fetched = _problem(explain_late(deadlines, self._pace, _shown(_parsed(url))))
@@ -188,28 +249,48 @@ class PictureDownloads:
             fetched = self._whole_all_the_same(url, b"".join(taken)) or fetched
         return masked(fetched, self._hide)
 
-    async def fetch_into(self, url: str, write: Write) -> Problem | None:
+    async def fetch_into(self, url: str, write: Write, *, account: str = "") -> Problem | None:
         """Pass the whole body on piece by piece; a DOWNLOAD_FAILED problem if it does not come whole, or is too large.
+
+        Where a connection breaks, the rest is asked for (RFC 9110, `Range` with `If-Range`) if the server said by
+        what it knows the file again.
 
         Raises:
             asyncio.CancelledError: the connection is closed.
             StoreBrokenError: by `write`.
         """
-        if self._session is None:
-            return _problem("the downloads are closed")
-        deadlines = Deadlines(self._pace)
-        UNDER_WAY.set(deadlines)
-        clean = _Clean(self._hide, write)
-        fetched: bytes | Problem | None = None
-        with deadlines:
-            fetching = _OneDownload(deadlines, self._stream_cap_bytes, None, [], clean.write)
-            fetched = await self._follow(self._session, url, fetching)
-        if fetched is None:
-            fetched = _problem(explain_late(deadlines, self._pace, _shown(_parsed(url))))
-        if isinstance(fetched, Problem):
-            return masked(fetched, self._hide)
+        clock = asyncio.get_running_loop().time
+        ends_at, so_far, clean = clock() + self._pace.total_s, _SoFar(), _Clean(self._hide, write)
+        problem = await self._pass_on(url, clean, so_far, account, self._pace)
+        in_vain = 0
+        for _ in range(_RESUMES):
+            if problem is None or not so_far.can_go_on or in_vain == _RESUMES_IN_VAIN or clock() >= ends_at:
+                break
+            had = so_far.length
+            await asyncio.sleep(_PAUSE_S * in_vain)
+            pace = replace(self._pace, total_s=max(0.001, ends_at - clock()))
+            problem = await self._pass_on(url, clean, so_far, account, pace)
+            in_vain = in_vain + 1 if so_far.length == had else 0
+        if problem is not None:
+            return masked(problem, self._hide)
         await clean.end()
         return None
+
+    async def _pass_on(
+        self, url: str, clean: _Clean, so_far: _SoFar, account: str, pace: TimeoutPolicy
+    ) -> Problem | None:
+        """What one connection brings, from where the last one broke."""
+        if self._session is None:
+            return _problem("the downloads are closed")
+        deadlines = Deadlines(pace)
+        UNDER_WAY.set(deadlines)
+        fetched: bytes | Problem | None = None
+        with deadlines:
+            fetching = _OneDownload(deadlines, self._stream_cap_bytes, None, [], account, clean.write, so_far)
+            fetched = await self._follow(self._session, url, fetching)
+        if fetched is None:
+            fetched = _problem(explain_late(deadlines, pace, _shown(_parsed(url))))
+        return fetched if isinstance(fetched, Problem) else None
 
     def _whole_all_the_same(self, url: str, data: bytes) -> bytes | None:
         """A picture that comes to its own end mark before the length that its server announced, twice alike."""
@@ -232,8 +313,10 @@ class PictureDownloads:
             if (objection := self._objection(target)) is not None:
                 return _problem(f"{_shown(target)}: {objection}")
             assert target is not None
+            headers = dict(self._keyed(str(target), fetching.account)) if self._keyed is not None else {}
+            headers |= fetching.so_far.headers() if fetching.so_far is not None else {}
             try:
-                response = await session.get(target, allow_redirects=False)
+                response = await session.get(target, allow_redirects=False, headers=headers)
             except Exception as error:  # noqa: BLE001 - aiohttp, TLS, uvloop and the system raise without a common root
                 return _problem(explain(error, _shown(target)))
             try:
@@ -247,17 +330,30 @@ class PictureDownloads:
         return _problem(f"{_shown(_parsed(url))}: more than {MAX_REDIRECTS} redirects")
 
     async def _take(self, response: aiohttp.ClientResponse, target: URL, fetching: "_OneDownload") -> bytes | Problem:
-        shown = _shown(target)
-        if response.status != _OK:
+        shown, so_far = _shown(target), fetching.so_far
+        goes_on = so_far is not None and so_far.length > 0
+        if so_far is not None:
+            so_far.broken = False
+        if response.status == _PARTIAL and so_far is not None and goes_on:
+            if not so_far.goes_on(response.headers):
+                return _problem(f"{shown} gave another part than the one that was missing", status=response.status)
+            so_far.broken = True
+        elif goes_on and response.status == _OK:
+            return _problem(f"{shown} broke off, and gives the file from its beginning only", status=response.status)
+        elif response.status != _OK:
             return _problem(
                 f"{shown} answered {response.status}",
                 status=response.status,
                 wait_s=_wait_s(response.headers.get("Retry-After", "")),
             )
+        elif so_far is not None:
+            so_far.begin(response.headers)
         try:
             plain = await self._read(response, fetching)
         except (aiohttp.ClientError, OSError, RuntimeError, CodingError) as error:
             return _problem(explain(error, shown), status=response.status)
+        if so_far is not None:
+            so_far.broken = False
         if plain is None:
             return _problem(f"{shown} has more than {fetching.cap_bytes} bytes", status=response.status)
         return plain or _problem(f"{shown} is empty", status=response.status)
@@ -266,9 +362,10 @@ class PictureDownloads:
         """The body to its end, or `_STREAMED` for one that was passed on; None beyond the cap."""
         undo = unpacker(response.headers.get("Content-Encoding"))
         content, cap_bytes, taken = response.content, fetching.cap_bytes, fetching.taken
-        if (response.content_length or 0) > cap_bytes:
+        before = fetching.so_far.length if fetching.so_far is not None else 0
+        if before + (response.content_length or 0) > cap_bytes:
             return None
-        wire_bytes = plain_bytes = 0
+        wire_bytes = plain_bytes = before
         while not content.at_eof():
             coded = await content.readany()
             wire_bytes += len(coded)

@@ -26,15 +26,15 @@ class NetworkOnDemand:
         transport, _ = await self._network()
         return await transport.exchange(request, decoder, account=account)
 
-    async def fetch(self, url: str) -> bytes | Problem:
+    async def fetch(self, url: str, *, account: str = "") -> bytes | Problem:
         """See `core.ports.Downloads`."""
         _, downloads = await self._network()
-        return await downloads.fetch(url)
+        return await downloads.fetch(url, account=account)
 
-    async def fetch_into(self, url: str, write: Write) -> Problem | None:
+    async def fetch_into(self, url: str, write: Write, *, account: str = "") -> Problem | None:
         """See `core.ports.Downloads`."""
         _, downloads = await self._network()
-        return await downloads.fetch_into(url, write)
+        return await downloads.fetch_into(url, write, account=account)
 
     async def _network(self) -> tuple[Transport, Downloads]:
         if self._opened is None:

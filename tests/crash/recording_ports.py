@@ -141,15 +141,15 @@ class RecordingPorts:
             self.watch.replied(lane)
         return outcome
 
-    async def fetch(self, url: str) -> bytes | Problem:
+    async def fetch(self, url: str, *, account: str = "") -> bytes | Problem:
         await self._alive()
-        found = await self.downloads.fetch(url)
+        found = await self.downloads.fetch(url, account=account)
         await self._alive()
         return found
 
-    async def fetch_into(self, url: str, write: Write) -> Problem | None:
+    async def fetch_into(self, url: str, write: Write, *, account: str = "") -> Problem | None:
         await self._alive()
-        found = await self.downloads.fetch_into(url, write)
+        found = await self.downloads.fetch_into(url, write, account=account)
         await self._alive()
         return found
 

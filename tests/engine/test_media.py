@@ -17,7 +17,10 @@ from tests.support.json_lines import json_lines
 from tests.support.task_server import Played, played
 
 KEY, KEY_ENV = "canary-5f1d7c3e-must-never-be-written", "MEDIA_KEY"
-VIDEOS = ("ark-videos", "dashscope-videos", "minimax-videos", "zhipu-videos", "luma")
+VIDEOS = (
+    "ark-videos", "dashscope-videos", "minimax-videos", "zhipu-videos", "luma", "openai-videos", "runway-videos",
+    "runway-image-videos",
+)  # fmt: skip
 Sender = Callable[[BaseHTTPRequestHandler, str], None]
 
 
@@ -175,6 +178,37 @@ def test_the_key_in_a_file_is_masked_wherever_the_pieces_are_cut(tmp_path: Path,
     assert path.read_bytes() == body.replace(secret, b"*" * len(secret))
 
 
+def test_a_file_of_the_api_itself_is_fetched_with_the_key_and_what_it_redirects_to_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(KEY_ENV, KEY)
+    with played(SERVERS["openai-videos"], key=KEY) as state:
+
+        def moved(handler: BaseHTTPRequestHandler, task: str) -> None:
+            if handler.path.startswith("/files/"):
+                return sends(VIDEO)(handler, task)
+            handler.send_response(302)
+            handler.send_header("Location", handler.path.replace("/videos/", "/files/").replace("/content", "/1.mp4"))
+            handler.send_header("Content-Length", "0")
+            return handler.end_headers()
+
+        state.file = moved
+        assert ran(tmp_path, state, name="openai-videos", prompts=["a cat"]).exit_status is ExitStatus.DONE
+    assert (state.wrong, sum(state.downloads.values())) == ([], 2)
+
+
+def test_a_refused_file_of_the_api_is_fetched_by_the_next_run_with_the_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(KEY_ENV, KEY)
+    with played(SERVERS["openai-videos"], key=KEY) as state:
+        state.file = sends(b"no", status=503)
+        assert ran(tmp_path, state, name="openai-videos", prompts=["a cat"]).exit_status is ExitStatus.PAUSED
+        state.file = sends(VIDEO)
+        assert ran(tmp_path, state, name="openai-videos", prompts=["a cat"]).exit_status is ExitStatus.DONE
+    assert (len(state.orders), state.wrong) == (1, [])
+
+
 def test_another_file_under_the_same_name_stays(tmp_path: Path, server: Played) -> None:
     ran(tmp_path, server)
     (old,) = files_in(tmp_path)
@@ -191,7 +225,7 @@ def test_a_simulated_run_and_a_rehearsal_play_a_media_job(tmp_path: Path) -> Non
     report = asyncio.run(api.run(api.load_job(str(path), simulate=True, out=str(tmp_path / "out"))))
     assert report.exit_status is ExitStatus.DONE
     rows = json_lines(tmp_path / "out" / "results.jsonl")
-    assert [file["type"] for row in rows for file in row["output"]["media"]] == ["image/png"] * 2
+    assert [file["type"] for row in rows for file in row["output"]["media"]] == ["video/mp4"] * 2
     assert api.rehearse(api.load_job(str(path), out=str(tmp_path / "none"))).items.done == 2
 
 

@@ -82,10 +82,10 @@ class Comfy:
                 pass
         return _told(decoder, 200, {"prompt_id": body["prompt_id"], "number": 1, "node_errors": {}})
 
-    async def fetch(self, url: str) -> bytes | Problem:
+    async def fetch(self, url: str, *, account: str = "") -> bytes | Problem:
         return png_of(url)
 
-    async def fetch_into(self, url: str, write: Write) -> Problem | None:
+    async def fetch_into(self, url: str, write: Write, *, account: str = "") -> Problem | None:
         await write(png_of(url))
         return None
 

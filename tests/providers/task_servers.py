@@ -1,4 +1,4 @@
-"""Fifteen servers of asynchronous tasks: the order that each must get, its replies, and what each reply must come to.
+"""Servers of asynchronous tasks: the order that each must get, its replies, and what each reply must come to.
 
 The shapes are those of the servers' documents and SDKs (each table names its own), not of recorded traffic. `TASK` is
 the task's id, `https://api.example` the server, `https://files.example` its storage.
@@ -34,6 +34,8 @@ class TaskServer:
     key: tuple[str, str] = ("Authorization", "Bearer KEY")
     poll_headers: dict[str, str] = field(default_factory=dict)
     result_path: str = ""
+    content_path: str = ""
+    """Of the file itself, where the API holds it and wants the key."""
     results: list[Reply] = field(default_factory=list)
     """Of the second request, where the result is not in the reply to the poll."""
     graph: Json = None
@@ -46,6 +48,10 @@ _SEEDED: dict[str, Json] = {"model": MODEL, "prompt": PROMPT, "seed": SEED}
 _DASHSCOPE = {"X-DashScope-Async": "enable"}
 _RUNWAY = {"X-Runway-Version": "2024-11-06"}
 _QUEUE = "/maker/one/requests/TASK"
+_VIDEO: dict[str, Json] = {
+    "id": "TASK", "object": "video", "model": "sora-2", "created_at": 1764327000, "seconds": "4", "size": "720x1280",
+    "prompt": PROMPT, "completed_at": None, "expires_at": None, "error": None, "remixed_from_video_id": None,
+}  # fmt: skip
 
 SERVERS: dict[str, TaskServer] = {
     "modelscope-images": TaskServer(
@@ -209,6 +215,54 @@ SERVERS: dict[str, TaskServer] = {
             (200, {"status": "SUCCEEDED", "output": [FILE]}, "done"),
             (200, {"status": "FAILED", "failure": "f", "failureCode": "SAFETY.INPUT.TEXT"}, "filtered"),
         ],
+    ),
+    "runway-videos": TaskServer(
+        path="/v1/text_to_video",
+        body={"model": MODEL, "promptText": PROMPT, "seed": SEED},
+        headers=_RUNWAY,
+        submit={"id": "TASK"},
+        poll_path="/v1/tasks/TASK",
+        poll_headers=_RUNWAY,
+        polls=[
+            (200, {"id": "TASK", "status": "PENDING", "createdAt": "2026-11-28T11:00:00Z"}, "queued"),
+            (200, {"id": "TASK", "status": "THROTTLED", "createdAt": "2026-11-28T11:00:00Z"}, "queued"),
+            (200, {"id": "TASK", "status": "RUNNING", "progress": 0.4}, "running"),
+            (200, {"id": "TASK", "status": "SUCCEEDED", "output": [FILE], "cost": {"credits": 25}}, "done"),
+            (200, {"id": "TASK", "status": "CANCELLED", "cost": {"credits": 0}}, "cancelled"),
+            (200, {"id": "TASK", "status": "FAILED", "failure": "f", "failureCode": "INTERNAL.BAD_OUTPUT"}, "failed"),
+        ],
+    ),
+    "runway-image-videos": TaskServer(
+        path="/v1/image_to_video",
+        body={"model": MODEL, "promptText": PROMPT, "seed": SEED},
+        headers=_RUNWAY,
+        submit={"id": "TASK"},
+        poll_path="/v1/tasks/TASK",
+        poll_headers=_RUNWAY,
+        polls=[
+            (200, {"id": "TASK", "status": "RUNNING", "progress": 0.4}, "running"),
+            (200, {"id": "TASK", "status": "SUCCEEDED", "output": [FILE]}, "done"),
+            (200, {"id": "TASK", "status": "FAILED", "failure": "f", "failureCode": "SAFETY.INPUT.IMAGE"}, "filtered"),
+        ],
+    ),
+    "openai-videos": TaskServer(
+        path="/videos",
+        body=_SEEDED,
+        submit={**_VIDEO, "status": "queued", "progress": 0},
+        poll_path="/videos/TASK",
+        polls=[
+            (200, {**_VIDEO, "status": "queued", "progress": 0}, "queued"),
+            (200, {**_VIDEO, "status": "in_progress", "progress": 33}, "running"),
+            (200, {**_VIDEO, "status": "completed", "progress": 100, "expires_at": 1764330000}, "done"),
+            (
+                200,
+                {**_VIDEO, "status": "failed", "error": {"code": "moderation_blocked", "message": "blocked"}},
+                "filtered",
+            ),
+            (200, {**_VIDEO, "status": "failed", "error": {"code": "internal_error", "message": "m"}}, "failed"),
+            (404, {"error": {"message": "Video with this id was not found.", "code": "not_found"}}, "gone"),
+        ],
+        content_path="/videos/TASK/content",
     ),
     "luma": TaskServer(
         path="/generations",

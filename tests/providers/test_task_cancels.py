@@ -22,7 +22,10 @@ CANCELS: dict[str, tuple[str, str, Json, tuple[str, ...]] | None] = {
     "luma": None,
     "minimax-videos": ("DELETE", "/v2/video_generation/T%2F1", None, ("queued",)),
     "replicate": ("POST", "/v1/predictions/T%2F1/cancel", None, ()),
-    "runway-images": ("DELETE", "/v1/tasks/T%2F1", None, ("queued", "running")),
+    "openai-videos": None,
+    "runway-image-videos": ("DELETE", "/v1/tasks/T%2F1", None, ("queued",)),
+    "runway-images": ("DELETE", "/v1/tasks/T%2F1", None, ("queued",)),
+    "runway-videos": ("DELETE", "/v1/tasks/T%2F1", None, ("queued",)),
     "zhipu-images": None,
     "zhipu-videos": None,
 }

@@ -137,6 +137,9 @@ class _Handler(BaseHTTPRequestHandler):
             elif server.result_path and self._is(server.result_path, task):
                 self._check({})
                 self._tell(*self.state.result(task))
+            elif server.content_path and self._is(server.content_path, task):
+                self._check({})
+                self._file(task, keyed=True)
             elif self.path.startswith((f"/files/{_quoted(task)}/", f"/view?filename={task}")):
                 self._file(task)
             else:
@@ -164,8 +167,8 @@ class _Handler(BaseHTTPRequestHandler):
             if self.headers.get(header, "") != wanted:
                 self.state.wrong.append(f"{self.command} {self.path}: {header} is {self.headers.get(header)!r}")
 
-    def _file(self, task: str) -> None:
-        if any(self.state.key in value for value in self.headers.values()):
+    def _file(self, task: str, *, keyed: bool = False) -> None:
+        if not keyed and any(self.state.key in value for value in self.headers.values()):
             self.state.wrong.append("the key went to the storage")
         with self.state.lock:
             self.state.downloads[task] += 1
