@@ -67,6 +67,25 @@ class MergedRows:
         return open_rows(DISK, path)
 
 
+@dataclass(slots=True, kw_only=True)
+class KnownAnswers:
+    """What the newest epoch of a shard has, where there are older ones; a hash for each row."""
+
+    rows: set[int] = field(default_factory=set)
+    ended: set[bytes] = field(default_factory=set)
+    """Keys of items with an end."""
+    late: dict[bytes, tuple[int, int, int]] = field(default_factory=dict)
+    """Index, offset and length of rows that only the older epoch at hand has, by key."""
+
+    def note(self, text: bytes) -> None:
+        """A row of the newest epoch."""
+        self.rows.add(hash(text))
+
+    def has(self, text: bytes) -> bool:
+        """Whether the row is one of those: it was copied when the shard was taken over."""
+        return hash(text) in self.rows
+
+
 def inode_of(path: Path) -> int:
     """The number by which the file system knows the file; 0 where there is none. Raises OSError."""
     return look.inode if (look := DISK.look(path)) is not None else 0

@@ -11,7 +11,7 @@ import re
 import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -20,6 +20,7 @@ import msgspec
 
 from batchrunner.core import VERSION
 from batchrunner.core.errors import JobMistakesError, LockHeldError, Mistake, StoreBrokenError, WrongDirectoryError
+from batchrunner.core.events import Done
 from batchrunner.core.job import Json
 from batchrunner.core.lifecycle import ItemEvent, ItemState
 from batchrunner.core.part import Shard
@@ -49,7 +50,7 @@ from batchrunner.stores.ledger_reader import SegmentEnd, read_ledger
 from batchrunner.stores.ledger_replay import refuse_missing_ledger, replay_into
 from batchrunner.stores.lock import RunLock, holder_of
 from batchrunner.stores.merged_ledger import MergedLedger, renamed
-from batchrunner.stores.merged_rows import MergedRows, inode_of
+from batchrunner.stores.merged_rows import KnownAnswers, MergedRows, inode_of
 from batchrunner.stores.row_codec import key_and_index_of, row_lines
 from batchrunner.stores.row_forms import open_rows
 from batchrunner.stores.run_directory import segment_left
@@ -71,6 +72,7 @@ _OLD_LEDGER: Final = "merged.ledger"
 """Below `SHARDS`, while a ledger takes the place of one that an earlier merge has made."""
 _LEFT: Final = frozenset({LEDGER, CONTROL, EXPORTS, SHARDS, "thumbs", "report", "judge"})
 """Folders of a shard that belong to its own run."""
+_ENDED: Final = frozenset({ItemState.DONE, ItemState.FAILED, ItemState.REPLACED})
 _BUFFER_BYTES: Final = 1 << 20
 _SHARD_OPTION: Final = re.compile(r" --shard \S+")
 
@@ -86,6 +88,8 @@ class _Run:
     ends: list[tuple[int, int]]
     left: dict[str, int]
     adopted: list[ItemEvent]
+    late: list[Path] = field(default_factory=list)
+    """Older epochs that have answers of their own, and so files."""
 
 
 def _lost(folder: Path, number: int) -> StoreBrokenError:
@@ -151,30 +155,35 @@ class Merge:
             forget_merged(self._base)
             return
         write_merged(self._base, self._note(whole=True, done=False, rows=0, failures=0))
-        for shard, folder in self._folders():
+        for shard, folder in self._newest():  # whoever holds an older one has lost it: it sends nothing more
             if (holder := holder_of(folder)) is not None:
                 raise LockHeldError(
                     f"{folder}: shard {shard} is {holder}; wait for it or stop it, or merge what there is so far with "
                     "--partial"
                 )
 
-    def _folders(self) -> Iterator[tuple[Shard, Path]]:
-        """The run directories of all shards, of each the newest epoch first."""
+    def _epochs(self, shard: Shard) -> list[Path]:
+        """The run directories of a shard, the newest first."""
+        return [folder for folder in epochs_of(self._base, shard) if DISK.exists(folder / RUN_FILE)]
+
+    def _newest(self) -> Iterator[tuple[Shard, Path]]:
+        """Every shard that has begun, with the run directory that counts."""
         for shard in all_shards(self._layout):
-            for folder in epochs_of(self._base, shard):
-                if DISK.exists(folder / RUN_FILE):
-                    yield shard, folder
+            for folder in self._epochs(shard)[:1]:
+                yield shard, folder
 
     def _merged(self) -> MergeResult:
-        known: set[bytes] = set()
-        owner: Shard | None = None
-        for shard, folder in self._folders():
-            is_first = shard != owner
-            known, owner = known if not is_first else set(), shard
-            several = len(epochs_of(self._base, shard)) > 1
-            self._read(folder, name=f"{shard.folder}/{folder.name}", known=known if several else None)
+        for shard, newest in self._newest():
+            older = self._epochs(shard)[1:]
+            known = KnownAnswers() if older else None
+            self._read(newest, name=f"{shard.folder}/{newest.name}", known=known)
+            for folder in older:
+                assert known is not None, "there are older ones"
+                self._read_older(folder, known)
         for run in self._runs:
-            self._link_files(run)
+            self._link_files(run, run.folder)
+            for folder in run.late:
+                self._link_files(run, folder)
         length, rows = self._write(self._rows)
         failures = self._write(self._failures)[1]
         for name, places in self._aside.items():
@@ -185,7 +194,7 @@ class Merge:
 
     # -- reading a shard
 
-    def _read(self, folder: Path, *, name: str, known: set[bytes] | None) -> None:
+    def _read(self, folder: Path, *, name: str, known: KnownAnswers | None) -> None:
         """A run directory: its ledger first, then its rows, so that none of a live one is without its record."""
         there = read_run_file(folder)
         assert there is not None, "it was there just now"
@@ -213,21 +222,52 @@ class Merge:
         self._read_failures(folder, state)
         for aside, places in self._aside.items():
             places += [(folder / aside, line.offset, len(line.text)) for line in row_lines(DISK, folder / aside)]
-        if known is not None:
-            known |= {key for key, item_state in state.item_states() if item_state is ItemState.DONE}
 
-    def _read_results(self, folder: Path, state: LedgerState, known: set[bytes] | None) -> None:
+    def _read_older(self, folder: Path, known: KnownAnswers) -> None:
+        """An epoch that was taken over: answers that came after that, beside those that the newest one has."""
+        for offset, text, whole in row_lines(DISK, folder / RESULTS):
+            found = key_and_index_of(text) if whole else None
+            if found is None or known.has(text):
+                continue
+            if found[0] in known.ended:
+                self._aside[SUPERSEDED].append((folder / RESULTS, offset, len(text)))
+                self.duplicates += 1
+            else:
+                known.late[found[0]] = found[1], offset, len(text)
+        self._adopt_late(folder, known)
+
+    def _adopt_late(self, folder: Path, known: KnownAnswers) -> None:
+        """Answers that only an older epoch has: they are paid for, and count."""
+        if not known.late:
+            return
+        run, place = self._runs[-1], (folder / RESULTS, inode_of(folder / RESULTS))
+        self._rows.sources.append(place)
+        for index, offset, length in known.late.values():
+            self._rows.add(index, offset, length)
+        state = LedgerState()
+        replay_into(state, read_ledger(folder / LEDGER))
+        events = (record.event for record in read_ledger(folder / LEDGER))
+        recorded = {bytes.fromhex(one.k): one for one in events if isinstance(one, Done)}
+        unrecorded = (one for one in inspect(DISK, folder, state).adopted(state) if isinstance(one, Done))
+        recorded |= {bytes.fromhex(one.k): one for one in unrecorded}
+        run.adopted += [msgspec.structs.replace(recorded[key], recovered=True) for key in known.late if key in recorded]
+        run.late.append(folder)
+        known.ended |= known.late.keys()
+        known.late.clear()
+
+    def _read_results(self, folder: Path, state: LedgerState, known: KnownAnswers | None) -> None:
         rows, path = self._rows, folder / RESULTS
         rows.sources.append((path, inode_of(path)))
         for offset, text, whole in row_lines(DISK, path):
             found = key_and_index_of(text) if whole else None
             if found is None:
                 continue  # half a row, or no row: it stays in the shard's directory
-            if known is not None and found[0] in known:
-                self._aside[SUPERSEDED].append((path, offset, len(text)))
-                self.duplicates += 1
-            elif state.item_state(found[0]) is ItemState.DONE:
+            if state.item_state(found[0]) is ItemState.DONE:
                 rows.add(found[1], offset, len(text))
+            if known is not None:
+                known.note(text)
+        if known is not None:
+            known.ended |= {key for key, item_state in state.item_states() if item_state in _ENDED}
 
     def _read_failures(self, folder: Path, state: LedgerState) -> None:
         """Of each item that has failed its last row; identical items have one each."""
@@ -304,14 +344,14 @@ class Merge:
             DISK.close(new)
         DISK.rename(beside, self._base / name)
 
-    def _link_files(self, run: _Run) -> None:
+    def _link_files(self, run: _Run, folder: Path) -> None:
         """Pictures, answers and results of batches: a second name for each file, durable."""
-        for here, folders, names in os.walk(run.folder):
+        for here, folders, names in os.walk(folder):
             place = Path(here)
-            if place == run.folder:
+            if place == folder:
                 folders[:] = sorted(set(folders) - _LEFT)
                 continue
-            inside = place.relative_to(run.folder)
+            inside = place.relative_to(folder)
             target = self._base
             for part in inside.parts:
                 target /= part
@@ -320,16 +360,16 @@ class Merge:
                 if not is_left_over(name) and (place / name).is_file() and not (place / name).is_symlink():
                     path = inside / name
                     named = renamed(str(path), run.name) if inside.parts[0] == BATCHES else str(path)
-                    self._link(place / name, self._base / named)
+                    self._link(place / name, self._base / named, is_late=folder != run.folder)
             DISK.fsync_folder(target)
             DISK.fsync_folder(target.parent)
 
-    def _link(self, source: Path, target: Path) -> None:
+    def _link(self, source: Path, target: Path, *, is_late: bool) -> None:
         mine, there = DISK.look(source), DISK.look(target)
         if there is None:
             link_or_copy(source, target)
             self.linked += 1
-        elif mine is not None and mine.inode != there.inode and not _are_equal(source, target):
+        elif not is_late and mine is not None and mine.inode != there.inode and not _are_equal(source, target):
             raise WrongDirectoryError(
                 f"{target}: is another file than {source}, so two shards were run with different versions of the job; "
                 "run the shards again with the same job file, or move one of the two files away"
@@ -386,7 +426,7 @@ class Merge:
         return Merged(whole=whole, done=done, at=at, rows=rows, failures=failures, shards=len(self._runs))
 
     def _result(self, *, rows: int, failures: int, was_merged: bool) -> MergeResult:
-        begun = len({shard.number for shard, _ in self._folders()})
+        begun = len(list(self._newest()))
         return MergeResult(
             job=self._layout.job,
             dir=str(self._base),

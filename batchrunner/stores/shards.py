@@ -176,7 +176,7 @@ def replay_shards(base: Path, *, day_offset_s: float) -> LedgerState:
     """What all shards together remember. Blocks. Raises as `replay`, and as `read_layout`."""
     layout, state = read_layout(base), LedgerState(day_offset_s=day_offset_s)
     for shard in all_shards(layout) if layout is not None else ():
-        for folder in epochs_of(base, shard):
+        for folder in epochs_of(base, shard)[:1]:  # it has what the older ones had when it took the shard over
             replay_into(state, read_ledger(folder / LEDGER))
             state.segment_ended()
     return state
