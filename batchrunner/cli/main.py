@@ -19,6 +19,7 @@ from batchrunner.cli.output import (
     emit,
     emit_text,
     error_object,
+    messages_as_text,
     print_error,
     print_message,
     print_mistakes,
@@ -83,6 +84,7 @@ full, already running), 5 the provider rejected the API key or account, 130 or
 def main(arguments: Sequence[str]) -> int:
     """Run one command line; the value is the process's exit status."""
     as_json = "--json" in arguments
+    messages_as_text()  # a command before this one in the same process may have spoken JSON
     try:
         called = arguments[0] if arguments and arguments[0] in COMMANDS else None
         ended = build(called)(args=list(arguments), prog_name="batchrunner", standalone_mode=False)

@@ -12,6 +12,7 @@ import shutil
 import sys
 import textwrap
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Self, TextIO
 
@@ -23,8 +24,30 @@ MOST_SHOWN = 200
 
 
 def print_message(text: str) -> None:
-    """Print one or more lines to stderr; control characters are escaped."""
+    """Print one or more lines to stderr; control characters are escaped. A JSON object each with `run --log-json`."""
+    if _as_json:
+        _as_json[-1](text)
+        return
     _write(sys.stderr, "\n".join(printable(line) for line in text.split("\n")) + "\n")
+
+
+_as_json: list[Callable[[str], None]] = []
+"""What makes a line of JSON of a message, once that is wanted."""
+
+
+def messages_as_json(write: Callable[[str], None]) -> None:
+    """From now on, everything for stderr goes to `write`, which may use `print_json_line`."""
+    _as_json.append(write)
+
+
+def messages_as_text() -> None:
+    """Undo `messages_as_json`."""
+    _as_json.clear()
+
+
+def print_json_line(line: str) -> None:
+    """A line of JSON, for stderr."""
+    _write(sys.stderr, line + "\n")
 
 
 def utc_now() -> datetime:
@@ -39,6 +62,9 @@ def utc_stamp(now: datetime | None = None) -> str:
 
 def print_stamped(text: str) -> None:
     """As `print_message`: wrapped for a terminal, else the first line begins with the time, for logs."""
+    if _as_json:
+        print_message(text)
+        return
     print_message(fitted(text) if sys.stderr.isatty() else f"{utc_stamp()} {text}")
 
 
@@ -94,7 +120,7 @@ class StatusLine:
     def show(self, text: str) -> None:
         """Write over what stood there; as often as this is called, four times a second at most."""
         now_s = time.monotonic()
-        if now_s < self._due_s or not sys.stderr.isatty() or is_dumb():
+        if _as_json or now_s < self._due_s or not sys.stderr.isatty() or is_dumb():
             return
         from rich.cells import set_cell_size  # noqa: PLC0415 - for terminals only, and for what takes long
 

@@ -10,7 +10,7 @@ import shutil
 import signal
 import sys
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Final, Literal, Protocol
 
 from batchrunner.cli.interruption import STATUS_SIGNALS, unheard
 from batchrunner.cli.output import is_dumb, print_message, utc_now, utc_stamp
+from batchrunner.core.errors import ExitStatus
 from batchrunner.core.status import LaneStatus, Status
 from batchrunner.report.summary import budget_line, items_line, lane_name, usage_line
 from batchrunner.report.wording import count, printable
 
 if TYPE_CHECKING:
-    from batchrunner.cli.event_file import EventFile
     from batchrunner.report.pace import RunPace
 
 Snapshot = Callable[[], Status]
@@ -225,21 +225,33 @@ def all_parked(status: Status) -> bool:
 # Everything that follows a run.
 
 
-class Progress:
-    """Follows every job of a command: with a display, with events for programs, and when asked by a signal."""
+class Follower(Protocol):
+    """What follows all jobs of a command: their events in a file, or figures of them."""
 
-    def __init__(self, shown: Display | None, events: "EventFile | None" = None) -> None:
+    async def follow(self, snapshot: Snapshot) -> None:
+        """Follow one job until cancelled; never returns by itself."""
+
+    def ended(
+        self, job: str, exit_status: ExitStatus, *, status: Status | None = None, error: str | None = None
+    ) -> None:
+        """A job has come to its end: with its closing status, or with an error."""
+
+
+class Progress:
+    """Follows every job of a command: with a display, for programs, and when asked by a signal."""
+
+    def __init__(self, shown: Display | None, followers: Sequence[Follower] = ()) -> None:
         self._shown = shown
-        self._events = events
+        self._followers = followers
 
     def __repr__(self) -> str:
-        return f"<Progress: {self._shown!r}, {self._events!r}>"
+        return f"<Progress: {self._shown!r}, {self._followers!r}>"
 
     async def follow(self, snapshot: Snapshot) -> None:
         """Until cancelled. An exception in one of them is reported and ends that one, not the run."""
         following = [self._on_signal(snapshot)]
         following += [self._shown.follow(snapshot)] if self._shown is not None else []
-        following += [self._events.follow(snapshot)] if self._events is not None else []
+        following += [follower.follow(snapshot) for follower in self._followers]
         await asyncio.gather(*map(_harmless, following))
 
     @staticmethod

@@ -5,7 +5,8 @@ An error in any job stops all of them before anything is sent. Several jobs run 
 """
 
 import sys
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -47,7 +48,7 @@ from batchrunner.core.errors import ExitStatus, JobMistakesError, Mistake
 from batchrunner.report.summary import summary
 
 if TYPE_CHECKING:
-    from batchrunner.cli.event_file import EventFile
+    from batchrunner.cli.progress import Follower
 
 RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Retry items that failed permanently.")]
 ResendHeld = Annotated[
@@ -83,6 +84,21 @@ Events = Annotated[
     typer.Option("--events", metavar="FILE", help="Append events as JSON lines to this file; - is stdout."),
 ]
 
+LogJson = Annotated[
+    bool,
+    typer.Option(
+        "--log-json", help="Write one JSON object a line to stderr instead of text: the ledger's records and messages."
+    ),
+]
+MetricsAt = Annotated[
+    str | None,
+    typer.Option("--metrics", metavar="HOST:PORT", help="Serve figures of the run for Prometheus, at /metrics."),
+]
+MetricsFile = Annotated[
+    str | None,
+    typer.Option("--metrics-file", metavar="FILE", help="Write them to this file, for node_exporter; ends with .prom."),
+]
+
 
 def run(
     *,
@@ -108,6 +124,9 @@ def run(
     quiet: Quiet = False,
     progress: HowShown = "auto",
     events: Events = None,
+    log_json: LogJson = False,
+    metrics: MetricsAt = None,
+    metrics_file: MetricsFile = None,
     as_json: AsJson = False,
 ) -> ExitStatus:
     r"""Run jobs, or continue them where they stopped.
@@ -128,7 +147,10 @@ def run(
     """
     typed = TypedPart(only=only, states=states, where=where, rows_from=rows_from, marks=marks, mark=mark)
     part = part_options(typed)
-    with _opened(events, as_json=as_json) as event_file:
+    with ExitStack() as stack:
+        followers = tuple(
+            _followers(stack, events, as_json=as_json, log_json=log_json, metrics=metrics, metrics_file=metrics_file)
+        )
         asked = RunFlags(
             limit=limit,
             part=part,
@@ -138,31 +160,53 @@ def run(
             adopt_rows=adopt_rows,
             reformat=reformat,
             judges=not no_judge,
-            progress="none" if quiet or (events == "-" and progress == "auto" and sys.stdout.isatty()) else progress,
-            events=event_file,
+            progress="none" if quiet or log_json or _has_terminal(events, progress) else progress,
+            followers=followers,
         )
         if part.chooses and len(jobs) > 1:
             problem = "the options that choose a part of a job are for one job"
             raise JobMistakesError((Mistake(problem=problem, hint="run them one at a time"),))
         job_runs = load(jobs, overrides=tuple(overrides or ()), simulate=simulate, out=out, shard=shard, typed=typed)
         if len(job_runs) > 1:
-            return _close(run_all(job_runs, asked, at_once=parallel), as_json=as_json)
+            return _close(run_all(job_runs, asked, at_once=parallel), as_json=as_json, log_json=log_json)
         report = run_one(job_runs[0], asked)
-    print_stamped(summary(report.status))
+        if not log_json:
+            print_stamped(summary(report.status))
     if as_json:
         emit(report.status)
     return report.exit_status
 
 
-def _opened(events: str | None, *, as_json: bool) -> "AbstractContextManager[EventFile | None]":
-    if events is None:
-        return nullcontext()
-    from batchrunner.cli.event_file import STDOUT, EventFile  # noqa: PLC0415 - loaded when it is asked for
+def _has_terminal(events: str | None, progress: Mode) -> bool:
+    """Whether events on stdout have the terminal that a display would draw on."""
+    return events == "-" and progress == "auto" and sys.stdout.isatty()
 
-    if events == STDOUT and as_json:
-        problem = "stdout cannot have both the events and the object of --json"
-        raise JobMistakesError((Mistake(key="--events", problem=problem, hint="give the events a file"),))
-    return EventFile.opened(events)
+
+def _followers(
+    stack: ExitStack,
+    events: str | None,
+    *,
+    as_json: bool,
+    log_json: bool,
+    metrics: str | None,
+    metrics_file: str | None,
+) -> "Iterator[Follower]":
+    """What follows the jobs, opened; the stack closes them. Loaded when they are asked for."""
+    if log_json:
+        from batchrunner.cli.log_json import JsonLog  # noqa: PLC0415 - as above
+
+        yield JsonLog()
+    if events is not None:
+        from batchrunner.cli.event_file import STDOUT, EventFile  # noqa: PLC0415 - as above
+
+        if events == STDOUT and as_json:
+            problem = "stdout cannot have both the events and the object of --json"
+            raise JobMistakesError((Mistake(key="--events", problem=problem, hint="give the events a file"),))
+        yield stack.enter_context(EventFile.opened(events))
+    if metrics is not None or metrics_file is not None:
+        from batchrunner.cli.metrics import Metrics  # noqa: PLC0415 - as above
+
+        yield stack.enter_context(Metrics(address=metrics, file=metrics_file))
 
 
 def load(
@@ -209,11 +253,13 @@ def load(
     return tuple(job_runs)
 
 
-def _close(all_ended: tuple[Ended, ...], *, as_json: bool) -> ExitStatus:
+def _close(all_ended: tuple[Ended, ...], *, as_json: bool, log_json: bool) -> ExitStatus:
     for ended in all_ended:
         match ended:
-            case FinishedRun():
+            case FinishedRun() if not log_json:
                 print_stamped(summary(ended.report.status))
+            case FinishedRun():
+                pass  # said as an event
             case CrashedRun():
                 print_stamped(f"{ended.job_run.job.name}: error: {ended.error}\nnext: {ended.job_run.command}")
     if as_json:

@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING
 
 import batchrunner
 from batchrunner.cli.output import print_message, print_stamped
-from batchrunner.cli.progress import Mode, Progress, display
+from batchrunner.cli.progress import Follower, Mode, Progress, display
 from batchrunner.core.errors import BatchrunnerError, ExitStatus, JobMistakesError, Mistake
 from batchrunner.core.job import Job, Source
 from batchrunner.core.part import WHOLE, PartOptions
 from batchrunner.core.status import Report
 
 if TYPE_CHECKING:
-    from batchrunner.cli.event_file import EventFile
     from batchrunner.running import RunOptions
 
 PRECEDENCE: tuple[ExitStatus, ...] = (
@@ -50,7 +49,7 @@ class RunFlags:
     reformat: bool = False
     judges: bool = True
     progress: Mode = "auto"
-    events: "EventFile | None" = None
+    followers: tuple[Follower, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -222,7 +221,7 @@ def _options(job_run: JobRun, asked: RunFlags, shown: Progress) -> "RunOptions":
 
 
 def _progress(asked: RunFlags) -> Progress:
-    return Progress(display(asked.progress), asked.events)
+    return Progress(display(asked.progress), asked.followers)
 
 
 @dataclass(slots=True)
@@ -239,11 +238,11 @@ def _end_event(job_run: JobRun, asked: RunFlags) -> Iterator[_Ending]:
     try:
         yield ending
     except BatchrunnerError as error:
-        if asked.events is not None:
-            asked.events.ended(name, error.exit_status, error=str(error))
+        for follower in asked.followers:
+            follower.ended(name, error.exit_status, error=str(error))
         raise
-    if asked.events is not None:
-        asked.events.ended(name, ending.report.exit_status, status=ending.report.status)
+    for follower in asked.followers:
+        follower.ended(name, ending.report.exit_status, status=ending.report.status)
 
 
 async def _prompt_mistakes(job_runs: tuple[JobRun, ...], sources: dict[str, JobRun]) -> tuple[Mistake, ...]:

@@ -11,10 +11,13 @@ being used from two loops.
 
 import asyncio
 import errno
+import threading
+import time
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import repeat
+from itertools import accumulate, repeat
 from pathlib import Path
 from typing import Any, Final, TypeAlias, TypeVar
 
@@ -33,6 +36,34 @@ _BY_THREAD_S: Final = 1.0
 all writes go by the thread."""
 _BATCH_PAUSE_S: Final = 0.003
 """The least time between two syncs that no caller waits for: on a fast disk each would carry only a record or two."""
+
+
+class CommitTimes:
+    """How long syncs took, in buckets. One for all ledgers of the process; filled by the threads that sync."""
+
+    EDGES_S: Final = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
+
+    def __init__(self) -> None:
+        self._counts = [0] * (len(self.EDGES_S) + 1)
+        self._total_s = 0.0
+        self._lock = threading.Lock()
+
+    def __repr__(self) -> str:
+        return f"<CommitTimes of {sum(self._counts)} syncs>"
+
+    def took(self, seconds: float) -> None:
+        """Count a sync."""
+        with self._lock:
+            self._counts[bisect_left(self.EDGES_S, seconds)] += 1
+            self._total_s += seconds
+
+    def buckets(self) -> tuple[list[tuple[float | None, int]], float]:
+        """((edge in seconds, syncs that took no longer), …) with None for no edge, and the seconds of all."""
+        with self._lock:
+            return list(zip((*self.EDGES_S, None), accumulate(self._counts), strict=True)), self._total_s
+
+
+LEDGER_COMMITS: Final = CommitTimes()
 
 
 class _Shared(asyncio.Future[StoreBrokenError | None]):
@@ -69,8 +100,11 @@ class Appender:
     Writes of at most `inline_bytes` are made on the loop's own thread, unless the system has been slow to take one.
     """
 
-    def __init__(self, files: Files, descriptor: int, path: Path, *, inline_bytes: int = 0) -> None:
+    def __init__(
+        self, files: Files, descriptor: int, path: Path, *, inline_bytes: int = 0, timed: CommitTimes | None = None
+    ) -> None:
         """Take over `descriptor`, opened for appending; what is in the file already counts as durable."""
+        self._timed = timed
         self._files = files
         self._descriptor = descriptor
         self._path = path
@@ -344,7 +378,10 @@ class Appender:
 
     def _sync(self) -> None:
         """In the syncer's thread. Bytes of a file that no name leads to are nowhere."""
+        began_s = time.perf_counter()
         self._files.fsync(self._descriptor)
+        if self._timed is not None:
+            self._timed.took(time.perf_counter() - began_s)
         if not self._files.inode(self._descriptor):
             raise OSError(errno.ENOENT, "was removed or replaced while this run was writing to it")
 

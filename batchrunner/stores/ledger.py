@@ -19,7 +19,7 @@ from batchrunner.core.events import (
 )
 from batchrunner.core.job import TASK_KINDS, Job
 from batchrunner.core.ports import Clock
-from batchrunner.stores.appender import INLINE_BYTES, Appender, OnDurable
+from batchrunner.stores.appender import INLINE_BYTES, LEDGER_COMMITS, Appender, OnDurable
 from batchrunner.stores.files import DISK, PRIVATE_FILE, PRIVATE_FOLDER, Files, Marks, broken, make_durable, write_all
 from batchrunner.stores.ledger_line import encode_line, segment_numbers, segment_path
 
@@ -104,7 +104,7 @@ class LedgerWriter:
         except OSError as error:
             raise broken(folder, error) from error
         return cls(
-            Appender(files, descriptor, path, inline_bytes=INLINE_BYTES),
+            Appender(files, descriptor, path, inline_bytes=INLINE_BYTES, timed=LEDGER_COMMITS),
             clock=clock,
             path=path,
             number=number,

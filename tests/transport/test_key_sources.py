@@ -80,6 +80,7 @@ def test_a_file_with_a_key_is_read_without_the_end_of_its_line(tmp_path: Path, t
     ],
 )
 def test_a_file_that_holds_no_key_is_named_and_not_shown(tmp_path: Path, content: bytes, said: str) -> None:
+    """Threat 2."""
     path = tmp_path / "a.key"
     path.write_bytes(content)
     text = complaint(read_keys(of_file(path), {}))
@@ -150,6 +151,7 @@ def test_what_a_command_prints_is_the_key() -> None:
     ],
 )
 def test_a_command_that_gives_no_key_is_named_and_what_it_printed_is_not_shown(program: str, said: str) -> None:
+    """Threat 2."""
     text = complaint(read_keys(of_python(program), os.environ))
     assert text.startswith("provider.api_key_cmd: show: ")
     assert said in text
