@@ -1,8 +1,8 @@
 """What leaves a run: the rows that a format is made of, and what an export comes to, as values for callers."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, TypeAlias, TypedDict
+from typing import Literal, NamedTuple, Protocol, TypeAlias, TypedDict
 
 from batchrunner.core.errors import ExitStatus
 from batchrunner.core.job import Json
@@ -68,6 +68,14 @@ class ExportRow:
     outcome: Outcome
 
 
+class FilePieces(NamedTuple):
+    """A file that a row names."""
+
+    size_bytes: int
+    pieces: Iterable[bytes]
+    """So many bytes; to be read once. Raises StoreBrokenError where they are not there any more."""
+
+
 class Shapable(Protocol):
     """A run as exporters see it. They need nothing else, and nothing of it stays in memory for them."""
 
@@ -111,6 +119,9 @@ class Shapable(Protocol):
 
     def picture(self, path: str, sha256: str) -> bytes | None:
         """The bytes of a picture that a row names; None (counted) when they are not there as they were recorded."""
+
+    def file(self, path: str, sha256: str) -> "FilePieces | None":
+        """The same of a file of any size, a piece at a time."""
 
     def printable(self, line: str) -> str:
         """Text without an end of line, its control and bidirectional characters as escapes."""

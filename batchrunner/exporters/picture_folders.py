@@ -1,13 +1,14 @@
-"""Pictures with their captions: `imagefolder`, `captions` and `webdataset`.
+"""Pictures with their captions: `imagefolder`, `captions` and `webdataset`, which takes videos and sounds, too.
 
 Files are numbered in the job's order: ids may hold anything. The same rows give the same bytes. A picture is in memory
-as long as it is written. One that is gone or changed is left out, and so is one of a kind that readers do not know.
+as long as it is written, of a file in a tar only a piece. One that is gone or changed is left out, and so is one of a
+kind that readers do not know.
 """
 
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from batchrunner.core.exports import ExportPart, ExportRow, Shapable, Split
 from batchrunner.core.job import Json
@@ -105,6 +106,7 @@ _STILL: Final = {name: ending for name, ending in _ENDINGS.items() if name != "G
 # and no owners.
 
 _MODE: Final = 0o644
+_LONGEST_ENDING: Final = 8
 
 
 def webdataset(run: Shapable) -> Iterator[bytes]:
@@ -112,9 +114,9 @@ def webdataset(run: Shapable) -> Iterator[bytes]:
     digits = max(_LEAST_DIGITS, len(str(run.count)))
     written = 0
     for number, row in enumerate(run.rows(), 1):
-        sample = _sample(run, row, f"{number:0{digits}}")
-        written += sum(map(len, sample))
-        yield from sample
+        for member in _members(run, row):
+            written += member.tar_bytes
+            yield from member.blocks(f"{number:0{digits}}")
     yield _end_of_tar(written)
 
 
@@ -126,13 +128,16 @@ def webdataset_shards(splits: Sequence[Split]) -> Iterator[ExportPart]:
         path = f"{split.name or 'train'}-{shard:06}.tar"
         digits = max(_LEAST_DIGITS, len(str(split.run.count)))
         for number, row in enumerate(split.run.rows(), 1):
-            sample = b"".join(_sample(split.run, row, f"{number:0{digits}}"))
-            if most is not None and written and written + len(sample) > most:
+            sample = list(_members(split.run, row))
+            sample_bytes = sum(member.tar_bytes for member in sample)
+            if most is not None and written and written + sample_bytes > most:
                 yield ExportPart(path=path, content=_end_of_tar(written))
                 shard, written = shard + 1, 0
                 path = f"{split.name or 'train'}-{shard:06}.tar"
-            written += len(sample)
-            yield ExportPart(path=path, content=sample, more=True)
+            written += sample_bytes
+            for member in sample:
+                for block in member.blocks(f"{number:0{digits}}"):
+                    yield ExportPart(path=path, content=block, more=True)
         yield ExportPart(path=path, content=_end_of_tar(written))
 
 
@@ -141,31 +146,49 @@ def _end_of_tar(written: int) -> bytes:
     return end + bytes(-(written + len(end)) % tarfile.RECORDSIZE)
 
 
-def _sample(run: Shapable, row: ExportRow, name: str) -> list[bytes]:
-    return [piece for ending, content in _members(run, row) for piece in _member(f"{name}.{ending}", content)]
+class _Member(NamedTuple):
+    """A file of a sample. A large one is in memory a piece at a time."""
+
+    ending: str
+    size_bytes: int
+    pieces: Iterable[bytes]
+
+    @property
+    def tar_bytes(self) -> int:
+        """With its head, in whole blocks."""
+        return tarfile.BLOCKSIZE + self.size_bytes + -self.size_bytes % tarfile.BLOCKSIZE
+
+    def blocks(self, stem: str) -> Iterator[bytes]:
+        """The member as a tar has it."""
+        head = tarfile.TarInfo(f"{stem}.{self.ending}")
+        head.size = self.size_bytes
+        head.mode = _MODE
+        yield head.tobuf(tarfile.USTAR_FORMAT)
+        yield from self.pieces
+        yield bytes(-self.size_bytes % tarfile.BLOCKSIZE)
 
 
-def _members(run: Shapable, row: ExportRow) -> Iterator[tuple[str, bytes]]:
-    """(ending, content); the row last, after all files that it names."""
+def _members(run: Shapable, row: ExportRow) -> Iterator[_Member]:
+    """The row last, after all files that it names."""
     output = mapping(row.fields.get("output"))
     caption: str | None = None
-    for place, picture in enumerate(mappings(output.get("images"))):
-        sha256 = text(picture.get("sha256"))
-        content = run.picture(text(picture.get("path")), sha256)
+    pictures, media = (mappings(output.get(name)) for name in ("images", "media"))
+    for place, file in enumerate([*pictures, *media]):
+        path, sha256 = text(file.get("path")), text(file.get("sha256"))
+        content = run.file(path, sha256)
         if content is not None:
-            ending = _ENDINGS.get(text(picture.get("format")), "bin")
-            yield f"{place}.{ending}" if place else ending, content
+            ending = _ENDINGS.get(text(file.get("format"))) or (_ending_of(path) if place >= len(pictures) else "bin")
+            yield _Member(f"{place}.{ending}" if place else ending, *content)
             caption = run.caption(row, sha256) if caption is None else caption
     said = output.get("text") if isinstance(output.get("text"), str) else caption
     if said is not None:
-        yield "txt", text(said).encode()
-    yield "json", row.line
+        words = text(said).encode()
+        yield _Member("txt", len(words), (words,))
+    yield _Member("json", len(row.line), (row.line,))
 
 
-def _member(name: str, content: bytes) -> Iterator[bytes]:
-    head = tarfile.TarInfo(name)
-    head.size = len(content)
-    head.mode = _MODE
-    yield head.tobuf(tarfile.USTAR_FORMAT)
-    yield content
-    yield bytes(-len(content) % tarfile.BLOCKSIZE)
+def _ending_of(path: str) -> str:
+    """Of a file that has the ending of its type, such as `mp4`; `bin` where there is none, or one of the others'."""
+    stem, _, ending = path.rpartition("/")[2].lower().rpartition(".")
+    known = stem and ending.isascii() and ending.isalnum() and len(ending) <= _LONGEST_ENDING
+    return ending if known and ending not in {"txt", "json"} else "bin"

@@ -135,7 +135,7 @@ def fault_of(files: InspectedFiles, folder: Path, picture: Named) -> tuple[str, 
 def _media_fault(files: InspectedFiles, folder: Path, file: Named) -> tuple[str, str] | None:
     """The same of a file that may be too large for memory: it is read in pieces. Raises OSError."""
     path, size_bytes, sha256 = file
-    if not _is_plain(files, folder, path):
+    if not is_plain(files, folder, path):
         return "file_missing", path
     found = files.look(folder / path)
     if found is None or found.size_bytes != size_bytes:
@@ -146,7 +146,7 @@ def _media_fault(files: InspectedFiles, folder: Path, file: Named) -> tuple[str,
 
 def read_plain(files: InspectedFiles, folder: Path, path: str, *, most_bytes: int) -> bytes | None:
     """The first bytes of a plain file below the folder; None when there is none. Raises OSError."""
-    if not _is_plain(files, folder, path):
+    if not is_plain(files, folder, path):
         return None
     descriptor = files.open_read(folder / path)
     try:
@@ -155,7 +155,7 @@ def read_plain(files: InspectedFiles, folder: Path, path: str, *, most_bytes: in
         files.close(descriptor)
 
 
-def _is_plain(files: InspectedFiles, folder: Path, path: str) -> bool:
+def is_plain(files: InspectedFiles, folder: Path, path: str) -> bool:
     """Whether a plain file lies there, below real folders only. Raises OSError."""
     parts = PurePosixPath(path).parts
     if not parts or PurePosixPath(path).is_absolute() or ".." in parts:

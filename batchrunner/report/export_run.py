@@ -6,6 +6,7 @@ grows with the number of rows (16 bytes each), not with their size. Overwrites n
 """
 
 import difflib
+import errno
 import hashlib
 import os
 from collections import Counter
@@ -24,6 +25,7 @@ from batchrunner.core.exports import (
     ExportOptions,
     ExportPart,
     ExportRow,
+    FilePieces,
     Shapable,
     Split,
 )
@@ -32,13 +34,14 @@ from batchrunner.core.job import Json
 from batchrunner.core.lifecycle import ItemState
 from batchrunner.core.status import Status
 from batchrunner.exporters import EXPORTERS
-from batchrunner.report.audit_files import read_plain
+from batchrunner.report.audit_files import is_plain, read_plain
 from batchrunner.report.directory_status import day_offset_of, status_of_directory
 from batchrunner.report.export_selection import Captions, Selection
 from batchrunner.report.wording import printable
+from batchrunner.stores.artifacts import pieces_of, sha256_of
 from batchrunner.stores.export_files import EXPORTS, OutgoingFile, RowOrder
 from batchrunner.stores.export_folder import OutgoingFolder
-from batchrunner.stores.files import DISK, SHARED_FOLDER
+from batchrunner.stores.files import DISK, SHARED_FOLDER, broken
 from batchrunner.stores.ledger_replay import replay
 from batchrunner.stores.run_file import RunFile, run_file_or_refuse
 from batchrunner.stores.score_file import ScoreFile
@@ -114,6 +117,34 @@ class ShownRun:
             self.common.pictures_missing.add(path)
             return None
         return content
+
+    def file(self, path: str, sha256: str) -> FilePieces | None:
+        """See `Shapable`. It is read twice: as a whole before the first byte of it is written."""
+        try:
+            found = DISK.look(self.folder / path) if is_plain(DISK, self.folder, path) else None
+            same = found is not None and sha256_of(DISK, self.folder / path) == sha256
+        except (OSError, ValueError):  # a name that no disk takes
+            found, same = None, False
+        if found is None or not same:
+            self.common.pictures_missing.add(path)
+            return None
+        return FilePieces(found.size_bytes, self._pieces(path, found.size_bytes))
+
+    def _pieces(self, path: str, size_bytes: int) -> Iterator[bytes]:
+        left = size_bytes
+        try:
+            descriptor = DISK.open_read(self.folder / path)
+            try:
+                for piece in pieces_of(DISK, descriptor):
+                    yield piece[:left]
+                    left -= min(left, len(piece))
+            finally:
+                DISK.close(descriptor)
+        except OSError as error:
+            raise broken(self.folder / path, error, sending=False) from error
+        if left:
+            shorter = OSError(errno.EIO, "became shorter while it was exported")
+            raise broken(self.folder / path, shorter, sending=False)
 
     def printable(self, line: str) -> str:
         """See `Shapable`."""

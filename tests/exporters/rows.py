@@ -9,7 +9,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from batchrunner.core.exports import ExportOptions, ExportRow, Outcome, Split
+from batchrunner.core.exports import ExportOptions, ExportRow, FilePieces, Outcome, Split
 from batchrunner.core.job import Json
 from batchrunner.exporters import EXPORTERS
 from batchrunner.report.wording import printable
@@ -57,6 +57,10 @@ class Rows:
     def picture(self, path: str, sha256: str) -> bytes | None:
         del sha256
         return self.pictures.get(path)
+
+    def file(self, path: str, sha256: str) -> FilePieces | None:
+        content = self.picture(path, sha256)
+        return None if content is None else FilePieces(len(content), (content[:1], content[1:]))
 
     def printable(self, line: str) -> str:
         return printable(line)

@@ -129,6 +129,23 @@ def test_a_sample_is_a_picture_and_its_row() -> None:
     }
 
 
+def test_a_sample_is_a_video_or_a_sound_and_its_row() -> None:
+    files = [
+        {"path": "media/a.mp4", "sha256": "s", "type": "video/mp4", "format": "MP4", "bytes": 5},
+        {"path": "media/a-2.wav", "sha256": "s", "type": "audio/wav", "format": "WAV", "bytes": 900},
+        {"path": "media/a.b/c", "sha256": "s", "type": "application/octet-stream", "format": "BIN", "bytes": 3},
+    ]
+    row = chat_row(output={"text": None, "media": files})
+    contents = {"media/a.mp4": b"video", "media/a-2.wav": b"w" * 900, "media/a.b/c": b"any"}
+    assert members(made("webdataset", row, pictures=contents)) == {
+        "000001.mp4": b"video",
+        "000001.1.wav": b"w" * 900,
+        "000001.2.bin": b"any",
+        "000001.txt": b"a question",
+        "000001.json": row.line,
+    }
+
+
 def test_a_picture_that_is_not_there_leaves_its_row() -> None:
     assert list(members(made("webdataset", picture_row(("images/gone.png", b"x"))))) == ["000001.json"]
 
