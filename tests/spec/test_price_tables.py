@@ -34,8 +34,7 @@ TABLE: Tree = {
     "large": {"litellm_provider": "openai", "input_cost_per_token": 3e-6, "output_cost_per_token": 1e-5},
     "azure/large": {"litellm_provider": "azure", "input_cost_per_token": 4e-6, "output_cost_per_token": 1e-5},
     "painter": {"litellm_provider": "openai", "mode": "image_generation", "input_cost_per_image": 0.04},
-    "words": {"input_cost_per_token": "cheap", "output_cost_per_token": None},
-    "odd": {"input_cost_per_token": -1, "output_cost_per_token": True},
+    "empty": {"input_cost_per_token": None, "output_cost_per_token": None},
 }
 DAY_S = 1_790_000_000
 
@@ -86,10 +85,71 @@ def test_the_table_is_named_with_its_date_and_its_currency(folder: Path) -> None
 
 
 def test_a_model_that_the_table_does_not_know_is_named(folder: Path) -> None:
-    job = load(folder, {"prices": "prices.json"}, models=("small", "words", "odd", "gone"))
+    job = load(folder, {"prices": "prices.json"}, models=("small", "empty", "gone"))
     assert list(prices_of(job)) == ["small"]
     (note,) = notes_of(job)
-    assert "prices.json (of 2026-09-21) does not know words, odd, gone" in note
+    assert "prices.json (of 2026-09-21) does not know empty, gone" in note
+
+
+@pytest.mark.parametrize(
+    "key", ["input_cost_per_token", "cache_read_input_token_cost", "output_cost_per_token_batches"]
+)
+@pytest.mark.parametrize("value", ["2e-7", True, -1, [1], 1e300])
+def test_a_price_of_another_type_is_a_mistake_and_no_price_is_none(folder: Path, key: str, value: object) -> None:
+    (folder / "other.json").write_text(json.dumps({"small": {**TABLE["small"], key: value}}))
+    with pytest.raises(JobMistakesError, match=f"`{key}` is .* of small: no price"):
+        load(folder, {"prices": "other.json"})
+    (folder / "other.json").write_text(json.dumps({"small": {**TABLE["small"], "cache_read_input_token_cost": None}}))
+    assert prices_of(load(folder, {"prices": "other.json"}))["small"].cache_read_per_million is None
+
+
+@pytest.mark.parametrize(("has", "lacks"), [("input", "output"), ("output", "input")])
+def test_half_a_price_is_told_and_a_limit_of_money_does_not_stand_on_it(folder: Path, has: str, lacks: str) -> None:
+    entry: Tree = {f"{has}_cost_per_token": 1e-6}
+    (folder / "half.json").write_text(json.dumps({"small": entry}))
+    (note,) = (note for note in notes_of(load(folder, {"prices": "half.json"})) if "no price" in note)
+    assert f"no price of {lacks} for small: it is counted as 0" in note
+    with pytest.raises(JobMistakesError, match=f"no price of {lacks} for small, and `money` needs it"):
+        load(folder, {"prices": "half.json", "money": 5})
+    (folder / "half.json").write_text(json.dumps({"small": {**entry, f"{lacks}_cost_per_token": 0}}))
+    assert not [note for note in notes_of(load(folder, {"prices": "half.json", "money": 5})) if "no price" in note]
+    (folder / "half.json").write_text(json.dumps({"small": {"input_cost_per_token": 1e-6, "mode": "embedding"}}))
+    load(folder, {"prices": "half.json", "money": 5}, kind="embedding")
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"input_cost_per_token_above_128k_tokens": 5e-7}, "requests of more than 128,000 tokens"),
+        (
+            {"output_cost_per_token_above_272k_tokens": 5e-7, "input_cost_per_token_above_200k_tokens": 5e-7},
+            "requests of more than 200,000 tokens",
+        ),
+        ({"tiered_pricing": [{"range": [0, 9]}, {"range": [9, 99]}]}, "steps by the length of a request"),
+        ({"search_context_cost_per_query": {"search_context_size_low": 0.01}}, "searches"),
+        ({"google_maps_grounding_cost_per_query": 0.025}, "searches"),
+        ({"output_cost_per_reasoning_token": 4e-6}, "tokens of reasoning"),
+        ({"output_cost_per_reasoning_token": 8e-7}, ""),
+        ({"input_cost_per_audio_token": 3e-5}, "sound"),
+        ({"off_peak_pricing": {"input_cost_per_token": 1e-7}}, "hours at other prices"),
+        ({"input_cost_per_token_above_128k_tokens": 0}, ""),
+        ({"max_input_tokens": 128000, "supports_web_search": True}, ""),
+    ],
+)
+def test_what_a_model_costs_besides_is_named_in_the_plan(folder: Path, more: Tree, words: str) -> None:
+    (folder / "more.json").write_text(json.dumps({"small": {**TABLE["small"], **more}}))
+    found = [note for note in notes_of(load(folder, {"prices": "more.json"})) if "not counted" in note]
+    assert [note.rpartition("not counted: ")[2] for note in found] == ([words] if words else [])
+
+
+def test_a_model_with_steps_only_is_counted_by_the_first(folder: Path) -> None:
+    steps = [
+        {"input_cost_per_token": 5e-8, "output_cost_per_token": 4e-7, "range": [0, 256000.0]},
+        {"input_cost_per_token": 2.5e-7, "output_cost_per_token": 2e-6, "range": [256000.0, 1000000.0]},
+    ]
+    (folder / "steps.json").write_text(json.dumps({"small": {"tiered_pricing": steps}}))
+    price = prices_of(load(folder, {"prices": "steps.json", "money": 5}))["small"]
+    assert (price.input_per_million, price.output_per_million) == pytest.approx((0.05, 0.4))
 
 
 def test_prices_of_the_job_win(folder: Path) -> None:
@@ -212,3 +272,33 @@ def test_plan_says_what_the_simulator_then_counts_and_whose_prices_these_are(
     assert line.currency == "USD"
     assert line.spent == pytest.approx(used, abs=1e-6)
     assert used > 0
+
+
+THOUSAND = [
+    f"Question {number}: what is the capital of country {number}?{'!' * (number % 37)}" for number in range(1000)
+]
+
+
+@pytest.mark.parametrize("use", ["never", "always"])
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"params": {"max_tokens": 20}, "system": "You are a careful assistant."},
+        {"kind": "embedding"},
+    ],
+    ids=["chat", "embedding"],
+)
+def test_a_plan_of_a_thousand_items_is_within_a_hundredth_of_what_is_then_counted(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, use: str, more: Tree
+) -> None:
+    monkeypatch.chdir(folder)
+    batch = {"use": use, "look_every": "1s"}
+    tree = {"output": {"dir": "out", "report": False}, **more, **({"batch": batch} if use == "always" else {})}
+    job = load(folder, {"prices": "prices.json"}, prompts=THOUSAND, **tree)
+    cost = asyncio.run(api.plan(job)).cost
+    assert cost is not None
+    assert cost.batch is not None
+    (line,) = [line for line in api.run_sync(job, say=lambda _: None).status.budget if line.unit == "money"]
+    online, batched = (found.least if found.expected is None else found.expected for found in (cost, cost.batch))
+    assert line.spent == pytest.approx(batched if use == "always" else online, rel=0.01)
+    assert 0 < batched < 0.6 * online
