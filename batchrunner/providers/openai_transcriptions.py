@@ -3,11 +3,14 @@
 What the words look like is the request's choice: JSON with or without segments, or plain text, SRT and VTT, which have
 no end of their own: there only a reply that HTTP says is whole counts. A transcript is the text of an answer; what else
 came (`language`, `duration`, `segments`, `words` …) stands beside it under the server's own names. Silence is an
-answer, too: it was heard, and may be billed. See docs/transcription.md.
+answer, too: it was heard, and may be billed. Translations into English are the same at another address. See
+docs/transcription.md.
 """
 
 import re
 from base64 import b64decode
+from collections.abc import Callable
+from math import isfinite
 from typing import Final
 
 from batchrunner.core.classify import family_of
@@ -30,9 +33,13 @@ PLAIN_FORMATS: Final = frozenset({"text", "srt", "vtt"})
 SILENT: Final = "empty_transcript"
 """The flag of a transcript without a word."""
 _CAP_BYTES: Final = 48 * 1024 * 1024
+_DECIMAL: Final = re.compile(r"\d{1,9}(\.\d{1,9})?")
 _MARKUP: Final = re.compile(rb"\s*<(!doctype|html|head|body|\?xml)", re.IGNORECASE)
 _STREAM_STARTS: Final = (b"data:", b"event:")
 _DONE_EVENT: Final = "transcript.text.done"
+ENDPOINT: Final = "endpoint"
+"""The parameter that says which of the addresses is meant; it is not sent."""
+ENDPOINTS: Final = ("transcriptions", "translations")
 _NOT_BESIDE: Final = frozenset({"text", "usage", "task", "type"})
 """Of a reply: what a row has in another place, or what says nothing."""
 
@@ -41,12 +48,12 @@ class OpenAiTranscriptions:
     """A `Dialect`."""
 
     def __init__(self, provider: Provider) -> None:
-        self._url = openai_url(provider, "audio/transcriptions")
+        self._urls = {name: openai_url(provider, f"audio/{name}") for name in ENDPOINTS}
         self._family = family_of(provider)
 
     def __repr__(self) -> str:
         """Where it sends."""
-        return f"<OpenAiTranscriptions {self._url}>"
+        return f"<OpenAiTranscriptions {self._urls[ENDPOINTS[0]]}>"
 
     def encode(self, item: Item, revision: Revision) -> Request:  # noqa: ARG002 - the port's; nothing to revise
         """The POST of one file with its parameters; the prompt says how names are written, and may be empty."""
@@ -54,12 +61,13 @@ class OpenAiTranscriptions:
         if item.prompt.strip():
             parts.append(field_part("prompt", item.prompt))
         for name, value in item.params.items():
-            parts += field_parts(name, value)
+            if name != ENDPOINT:
+                parts += field_parts(name, value)
         for file in item.files:
             form = FORMS[file.kind]
             data = b64decode(file.url.partition(",")[2])
             parts.append(file_part("file", data, file_name=f"sound.{form.ending}", media_type=form.media_type))
-        return form_request(self._url, parts)
+        return form_request(self._urls[str(item.params.get(ENDPOINT, ENDPOINTS[0]))], parts)
 
     def decoder(self, item: Item) -> Decoder[SendOutcome]:
         """A fresh reader for its reply."""
@@ -73,14 +81,45 @@ class OpenAiTranscriptions:
             if is_object(value) and message_in(value):
                 return problem_of(self._family, head, fault_in(value), status=None)
             return plain_problem(ProblemKind.EMPTY_RESPONSE, "the server's reply holds no transcript", head=head)
-        extras: dict[str, Json] = {
-            name: said for name, said in value.items() if name not in _NOT_BESIDE and said is not None
-        }
-        seconds = at(value, "usage", "seconds")
-        if isinstance(seconds, int | float) and not isinstance(seconds, bool):
+        extras = _beside(value)
+        if (seconds := _seconds(at(value, "usage", "seconds"))) is not None:
             extras["audio_seconds"] = seconds
         flags = () if text.strip() else (SILENT,)
         return Answer(text=text, usage=_usage(value), flags=flags, hints=hints_of(head), extras=extras)
+
+
+def _seconds(said: Json) -> float | None:
+    """A length of time, which some servers write as text; None for anything else."""
+    if isinstance(said, str) and _DECIMAL.fullmatch(said):
+        return float(said)
+    fits = isinstance(said, int | float) and not isinstance(said, bool) and isfinite(said) and said >= 0
+    return said if fits and isinstance(said, int | float) else None
+
+
+def _objects(said: Json) -> Json | None:
+    """A list of objects; None for anything else."""
+    return said if isinstance(said, list) and all(is_object(entry) for entry in said) else None
+
+
+_FITTING: Final[dict[str, Callable[[Json], Json | None]]] = {
+    "language": lambda said: said if isinstance(said, str) else None,
+    "duration": _seconds,
+    "segments": _objects,
+    "words": _objects,
+    "audio_seconds": lambda _said: None,  # what the usage counts, and no field of a reply
+}
+"""Fields that mean something here: their value as rows have it, None where it is of another type."""
+
+
+def _beside(value: dict[str, Json]) -> dict[str, Json]:
+    """What came beside the words. A field that means something and is of another type is `NAME_as_sent`."""
+    extras: dict[str, Json] = {}
+    for name, said in value.items():
+        if name in _NOT_BESIDE or said is None:
+            continue
+        fitting = _FITTING[name](said) if name in _FITTING else said
+        extras[name if fitting is not None else f"{name}_as_sent"] = said if fitting is None else fitting
+    return extras
 
 
 class _PlainReply(WholeReply[SendOutcome]):

@@ -16,7 +16,7 @@ from batchrunner.simulator.responses_replies import answer_responses, check_resp
 from batchrunner.simulator.script import SSE_TYPE, Cut, Hang, Reset, Script
 from batchrunner.simulator.simulated_tasks import SimulatedTasks
 from batchrunner.simulator.simulated_videos import check_video, order_video
-from batchrunner.simulator.transcription_replies import answer_transcription, check_transcription
+from batchrunner.simulator.transcription_replies import answer_transcription, check_transcription, check_translation
 
 
 @dataclass(slots=True)
@@ -77,6 +77,10 @@ def _transcription(order: Order, _tasks: SimulatedTasks) -> Verdict:
     return Verdict(answer_transcription(order), "transcribed", paid=True)
 
 
+def _translation(order: Order, _tasks: SimulatedTasks) -> Verdict:
+    return Verdict(answer_transcription(order, task="translate"), "translated", paid=True)
+
+
 def _check_image(order: Order) -> Refusal | None:
     return check_pictures(order) if wants_pictures_at_once(order) else check_image(order)
 
@@ -106,6 +110,9 @@ GENERATIONS = {
     "message": Generation(path="/v1/messages", check=check_messages, execute=_message, spared=_NO_CHOICES),
     "transcription": Generation(
         path="/v1/audio/transcriptions", check=check_transcription, execute=_transcription, spared=_NO_CHOICES
+    ),
+    "translation": Generation(
+        path="/v1/audio/translations", check=check_translation, execute=_translation, spared=_NO_CHOICES
     ),
     "response": Generation(path="/v1/responses", check=check_responses, execute=_response, spared=_NO_CHOICES),
 }

@@ -87,8 +87,16 @@ def check_transcription(order: Order) -> Refusal | None:
     return None
 
 
-def answer_transcription(order: Order) -> Script:
-    """The transcript."""
+def check_translation(order: Order) -> Refusal | None:
+    """The same of a translation, which is always into English."""
+    unknown = next((name for name in ("language", "timestamp_granularities") if name in order.body), None)
+    if unknown is not None:
+        return invalid(f"Unrecognized request argument supplied: {unknown}")
+    return check_transcription(order)
+
+
+def answer_transcription(order: Order, *, task: str = "transcribe") -> Script:
+    """The transcript, or its translation into English, which every transcript here is."""
     form = as_text(order.body.get("response_format")) or "json"
     seconds = _seconds(as_object(order.body.get("file")))
     said = [] if "tr-silent" in order.chosen else _sentences(order)
@@ -103,7 +111,7 @@ def answer_transcription(order: Order) -> Script:
         usage["input_token_details"] = {"text_tokens": 0, "audio_tokens": heard}
     body: dict[str, Json] = {"text": text}
     if form in {"verbose_json", "diarized_json"}:
-        body = {"task": "transcribe", "language": "english", "duration": seconds, **body}
+        body = {"task": task, "language": "english", "duration": seconds, **body}
         body["segments"] = [
             {"id": at, "start": begin, "end": end, "text": f" {words}"}
             for at, begin, end, words in _timed(said, seconds)

@@ -14,6 +14,7 @@ from batchrunner.spec.partial import PartialSpec
 from batchrunner.spec.source_keys import SourceSpec
 
 _FORMATS: Final = ("json", "verbose_json", "diarized_json", "text", "srt", "vtt")
+_ENDPOINTS: Final = ("transcriptions", "translations")
 _GRANULARITIES: Final = ("word", "segment")
 _TIMES: Final = "timestamp_granularities"
 
@@ -43,6 +44,9 @@ def _param_faults(path: KeyPath, name: str, value: Json) -> Iterator[SpecError]:
     """What no server knows. Names that are not here are the server's business."""
     if name == "response_format" and value not in _FORMATS:
         yield SpecError(path=path, problem=f"cannot be {short(value)}", expected=f"one of {', '.join(_FORMATS)}")
+    if name == "endpoint" and value not in _ENDPOINTS:
+        expected = f"one of {', '.join(_ENDPOINTS)}"
+        yield SpecError(path=path, problem=f"cannot be {short(value)}", expected=expected)
     if name == _TIMES and not (isinstance(value, list) and all(one in _GRANULARITIES for one in value)):
         expected = f"a list of {' and '.join(_GRANULARITIES)}"
         yield SpecError(path=path, problem=f"cannot be {short(value)}", expected=expected)

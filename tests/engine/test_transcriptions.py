@@ -1,11 +1,14 @@
 """A run of transcriptions: each file's words in its own row, paid once, whatever the files are called or came to."""
 
+import csv
 import re
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet  # type: ignore[import-untyped]
 import pytest
 
+import batchrunner
 from batchrunner.core.errors import ExitStatus, JobMistakesError
 from tests.support.engine import RunHarness, World
 
@@ -125,3 +128,20 @@ def test_a_table_names_the_files_and_a_prompt_says_how_names_are_written(three: 
     source = '{file: t.csv, template: "{{ who }}", id: "{{ row }}"}'
     assert three.run(job('files: ["{{ call }}"]', source=source)).exit_status is ExitStatus.DONE
     assert sorted(row["prompt"] for row in three.rows()) == ["", "Zoë"]
+
+
+def test_every_table_has_transcripts_and_translations_side_by_side_with_their_files(three: RunHarness) -> None:
+    three.run(job("matrix: {endpoint: [transcriptions, translations]}\nparams: {response_format: verbose_json}"))
+    assert (three.stats.requests["transcription"], three.stats.requests["translation"]) == (3, 3)
+    said = {(row["params"]["endpoint"], row["files"][0]["name"]): row["output"]["text"] for row in three.rows()}
+    assert len(said) == 6
+    for form in ("csv", "parquet"):
+        exported = batchrunner.export(str(three.out), to=form)
+        assert (exported.rows, exported.left_out) == (6, {})
+        assert exported.path is not None
+        if form == "parquet":
+            table: list[dict[str, Any]] = pyarrow.parquet.read_table(exported.path).to_pylist()
+        else:
+            table = list(csv.DictReader(Path(exported.path).read_text("utf-8-sig").splitlines()))
+        assert sorted(row["output.text"] for row in table) == sorted(said.values())
+        assert all("one.mp3" in str(row) or "two.flac" in str(row) or "three.webm" in str(row) for row in table)

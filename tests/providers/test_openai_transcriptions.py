@@ -98,6 +98,42 @@ def test_a_transcript_has_its_words_its_usage_and_what_came_beside(
 
 
 @pytest.mark.parametrize(
+    ("field", "said", "name", "kept"),
+    [
+        ("audio_seconds", "x", "audio_seconds_as_sent", "x"),
+        ("audio_seconds", 7, "audio_seconds_as_sent", 7),
+        ("duration", "8.47", "duration", 8.47),
+        ("duration", "long", "duration_as_sent", "long"),
+        ("duration", True, "duration_as_sent", True),
+        ("duration", -1, "duration_as_sent", -1),
+        ("language", ["en"], "language_as_sent", ["en"]),
+        ("segments", "none", "segments_as_sent", "none"),
+        ("segments", [{"id": 0}, 1], "segments_as_sent", [{"id": 0}, 1]),
+        ("words", {"word": "a"}, "words_as_sent", {"word": "a"}),
+        ("mood", ["any"], "mood", ["any"]),
+    ],
+)
+def test_a_field_of_another_type_than_rows_promise_has_another_name(
+    field: str, said: Json, name: str, kept: Json
+) -> None:
+    assert outcome({"text": "Hello.", field: said}).extras == {name: kept}
+
+
+@pytest.mark.parametrize("seconds", ["x", None, True, -1, {"s": 1}])
+def test_seconds_that_are_none_are_not_counted(seconds: Json) -> None:
+    assert outcome({"text": "Hello.", "usage": {"type": "duration", "seconds": seconds}}).extras == {}
+
+
+def test_a_translation_goes_to_its_own_address_and_the_parameter_stays_here() -> None:
+    request = DIALECT.encode(asked(endpoint="translations", temperature=0), Revision())
+    assert request.url == "http://127.0.0.1:8000/v1/audio/translations"
+    form = form_of(request.body or b"", request.headers["content-type"])
+    assert form is not None
+    assert form.keys() == {"model", "temperature", "file"}
+    assert sent(asked(endpoint="transcriptions")).keys() == {"model", "file"}
+
+
+@pytest.mark.parametrize(
     ("form", "body", "text"),
     [
         ("text", "Grüße.\n", "Grüße."),

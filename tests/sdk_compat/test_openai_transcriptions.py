@@ -54,6 +54,24 @@ def test_both_read_the_same_segments_and_words() -> None:
     assert (sdk.language, sdk.duration) == (ours.extras["language"], ours.extras["duration"])
 
 
+@pytest.mark.filterwarnings("ignore:deprecated:DeprecationWarning")
+@pytest.mark.parametrize("form", ["json", "verbose_json"])
+def test_both_read_the_same_translation(form: Any) -> None:
+    async def use(url: str, http: httpx2.AsyncClient) -> Any:
+        client = openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="k", http_client=http, max_retries=0)
+        return await client.audio.translations.create(
+            model="whisper-1", file=("a.flac", SOUND), prompt="Zoë", response_format=form
+        )
+
+    sdk, replies = with_world(World(), use)
+    params: dict[str, Json] = {"endpoint": "translations", "response_format": form}
+    ours: Any = replies[0].read_with(DIALECT.decoder(item("", model="whisper-1", params=params)))
+    assert sdk.text == ours.text != ""
+    if form == "verbose_json":
+        assert (sdk.language, sdk.duration) == (ours.extras["language"], ours.extras["duration"])
+        assert [part.text for part in sdk.segments] == [part["text"] for part in ours.extras["segments"]]
+
+
 @pytest.mark.parametrize("form", ["text", "srt", "vtt"])
 def test_both_read_the_same_words_alone(form: str) -> None:
     sdk, ours = read_by_both("whisper-1", response_format=form)

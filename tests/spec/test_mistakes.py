@@ -113,6 +113,9 @@ TABLE: list[tuple[str, str, list[Expected]]] = [
         (5, "params.response_format", 'cannot be "xml"', None),
         (5, "params.timestamp_granularities", 'cannot be "word"', None),
         (5, "params.file", "is reserved", "`files`")]),
+    ("an endpoint that is none", SOUNDS + "params: {endpoint: translation}", [
+        (5, "params.endpoint", 'cannot be "translation"', None),
+    ]),
     ("the form's own name", SOUNDS + "params: {'timestamp_granularities[]': [word]}",
      [(5, 'params["timestamp_granularities[]"]', "how the form calls it", "`timestamp_granularities`")]),
     ("a matrix of transcripts", SOUNDS + "matrix: {response_format: [srt, sub]}",
