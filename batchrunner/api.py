@@ -234,6 +234,15 @@ async def run(job: Job, **options: "Unpack[RunOptions]") -> "Report":
         JobMistakesError: a source, a key's variable that is not set, or a judge's file.
         LockHeldError, LedgerDamagedError, WrongDirectoryError, StoreBrokenError: nothing was sent.
     """
+    if job.output.upload is None:
+        return await _run_with_judges(job, options)
+    from batchrunner.report.attended import harmless
+    from batchrunner.report.uploading import mirrored
+
+    return await mirrored(job, await _run_with_judges(job, options), harmless(options.get("say")))
+
+
+async def _run_with_judges(job: Job, options: "RunOptions") -> "Report":
     from batchrunner.running import run_alone
 
     if not has_judges(job) or options.get("reformat", False):

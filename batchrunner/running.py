@@ -28,6 +28,7 @@ from batchrunner.report.attended import attended, harmless, or_remembered
 from batchrunner.report.directory_status import failure_groups, new_format_notes, paused_report, score_notes
 from batchrunner.report.notify import notifications, notified
 from batchrunner.report.summary import balance_line, schedule_notes
+from batchrunner.report.uploading import mirrored_meanwhile, require_mirror
 from batchrunner.report.upstream_run import look_upstream, require_finished
 from batchrunner.report.wording import skipped_words
 from batchrunner.spec.settings import with_settings
@@ -162,7 +163,7 @@ async def run_alone(job: Job, options: RunOptions, lock: RunLock | None = None) 
         attending = attended(
             runner, progress=options.get("progress"), signals=options.get("signals", False), speak=speak
         )
-        async with attending, notifications(job, runner.snapshot, speak):
+        async with attending, notifications(job, runner.snapshot, speak), mirrored_meanwhile(runner, speak):
             exit_status, message = await (reformatted if options.get("reformat") else run_to_end)(runner)
         status = await _ended(runner, disk, options, exit_status, message, missing=found.missing, say=speak)
     if job.output.report:
@@ -173,7 +174,11 @@ async def run_alone(job: Job, options: RunOptions, lock: RunLock | None = None) 
 
 
 def _refuse_mixing(job: Job) -> None:
-    """Raise BatchrunnerError where other runs of the job have what this one would pay for again. Blocks."""
+    """Raise BatchrunnerError where other runs of the job have what this one would pay for again. Blocks.
+
+    Also where its results could not be uploaded.
+    """
+    require_mirror(job)
     refuse_run_elsewhere(job)
     claim_shard(job)
 

@@ -386,6 +386,18 @@ class Controlled(_Event, frozen=True, tag="control"):
     """Key of the job file -> its new value as JSON."""
 
 
+class Uploaded(_Event, frozen=True, tag="uploaded"):
+    """A finished file of the run's directory is in its store. Earlier programs may overlook it: they upload nothing."""
+
+    path: str
+    """Below the run's directory."""
+    size: int
+    mtime: int
+    """Nanoseconds."""
+    to: str
+    """The address below which it is."""
+
+
 class Close(_Event, frozen=True, tag="close"):
     """The clean end of a segment, and how the directory was left: what differs at the next start was changed by hand.
 
@@ -425,5 +437,6 @@ Event: TypeAlias = (
     | Rewritten
     | Reformatted
     | Controlled
+    | Uploaded
     | Close
 )

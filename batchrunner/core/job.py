@@ -282,6 +282,8 @@ class Output:
     """Template of a path below `dir`: every answer also goes into a file of its own."""
     max_mb: int = 500
     """The most megabytes of one file, with `kind: media`."""
+    upload: str | None = None
+    """Address of a store to which finished files are copied."""
     report: bool = True
     """Write `report.html` at the end, and thumbnails of pictures as they come."""
 
@@ -428,7 +430,7 @@ def seen_from_its_folder(job: Job, real: Callable[[str], str]) -> Job:
             key_commands=commands,
         ),
         prompts=_source_from(prompts, relative) if isinstance(prompts, Source) else prompts,
-        output=replace(job.output, dir="", former_dirs=()),
+        output=replace(job.output, dir="", former_dirs=(), upload=None),
         checks=(),
         batch=BatchPolicy(),
         reuse=(),

@@ -21,6 +21,8 @@ class RemotePlace:
     """What lies below an address can be listed."""
     may_lack_ranges: bool = False
     """Its servers may give whole files only."""
+    is_written: bool = False
+    """Finished files can be uploaded there."""
 
 
 _AWS: Final = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
@@ -29,12 +31,12 @@ _AZURE: Final = "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY"
 _WEB: Final = RemotePlace(package="aiohttp", credentials="nothing", has_folders=False, may_lack_ranges=True)
 
 PLACES: Final[dict[str, RemotePlace]] = {
-    "s3": RemotePlace(package="s3fs", credentials=_AWS),
-    "gs": RemotePlace(package="gcsfs", credentials=_GOOGLE),
+    "s3": RemotePlace(package="s3fs", credentials=_AWS, is_written=True),
+    "gs": RemotePlace(package="gcsfs", credentials=_GOOGLE, is_written=True),
     "gcs": RemotePlace(package="gcsfs", credentials=_GOOGLE),
     "oss": RemotePlace(package="ossfs", credentials="FSSPEC_OSS_KEY, FSSPEC_OSS_SECRET and OSS_ENDPOINT"),
     "hf": RemotePlace(package="huggingface_hub", credentials="HF_TOKEN"),
-    "az": RemotePlace(package="adlfs", credentials=_AZURE),
+    "az": RemotePlace(package="adlfs", credentials=_AZURE, is_written=True),
     "abfs": RemotePlace(package="adlfs", credentials=_AZURE),
     "http": _WEB,
     "https": _WEB,

@@ -27,6 +27,7 @@ from batchrunner.stores.files import (
 from batchrunner.stores.ledger_line import CHECKPOINT_NAME, LEDGER, SEGMENT_NAME
 from batchrunner.stores.lock import LOCK, LOCK_FILE
 from batchrunner.stores.media import FOLDER as MEDIA_FOLDER
+from batchrunner.stores.mirror import UPLOADS
 from batchrunner.stores.results import FAILURES_TORN, TORN
 from batchrunner.stores.run_directory import ERROR_LOG
 from batchrunner.stores.run_file import RUN_FILE
@@ -37,7 +38,7 @@ _CACHE: Final = "thumbs"
 OWN: Final = frozenset(
     {
         *(RUN_FILE, LOCK, LOCK_FILE, RESULTS, FAILURES, SUPERSEDED, SUPERSEDED_FAILURES, TORN, FAILURES_TORN),
-        *(ERROR_LOG, "README.md", "metadata.jsonl", "report.html", "scores.jsonl"),
+        *(ERROR_LOG, "README.md", UPLOADS, "metadata.jsonl", "report.html", "scores.jsonl"),
         *(f"{EXPORTS}/", "batches/", "control/", "judge/", "report/", "shards/", f"{_CACHE}/"),
     }
 )

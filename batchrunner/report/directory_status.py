@@ -39,6 +39,7 @@ from batchrunner.engine.run_status import (
     usage_counts,
 )
 from batchrunner.report.summary import budget_line, control_lines, items_line, usage_line
+from batchrunner.report.uploading import upload_notes
 from batchrunner.report.wording import count as counted
 from batchrunner.report.wording import printable
 from batchrunner.stores.control_folder import state_in
@@ -118,6 +119,7 @@ def status_of_directory(folder: Path) -> Status:
             *inspection_notes(folder, inspection),
             *scored_notes(folder, there.job, done=items.done),
             *(note for note, _ in judges),
+            *upload_notes(folder),
         ),
         waiting=_waiting(there.job, now=now) if running else None,
         budget=_budget(there.job, state),

@@ -77,6 +77,10 @@ class OutputSpec(Part):
         le=100_000,
         description="With `kind: media`: the most megabytes of a file. A larger one is not fetched.",
     )
+    upload: Text | None = Field(
+        default=None,
+        description="Also copy finished files to an object store, for example s3://my-bucket/night.",
+    )
     report: bool = Field(
         default=True,
         description="Write the page report.html at the end of a run, and small pictures for it as pictures come.",

@@ -222,5 +222,6 @@ def _output(partial: PartialSpec, *, out: str | None) -> Output:
         name=given.name,
         each=given.each,
         max_mb=given.max_mb,
+        upload=given.upload,
         report=given.report,
     )

@@ -318,6 +318,7 @@ EXAMPLES: Final[dict[str, str]] = {
     "output.name": 'name: "{{ id }}"',
     "output.each": 'each: "answers/{{ id }}.md"',
     "output.report": "report: false",
+    "output.upload": "upload: s3://my-bucket/night",
     "budget.calls": "calls: 500",
     "budget.tokens": "tokens: 2000000",
     "budget.points": "points: 200",

@@ -315,6 +315,13 @@ ASKED: dict[str, Effect] = {
         was=True,
         now=False,
     ),
+    "output.upload": Effect(
+        base=image(),
+        change={"output.upload": "s3://bucket/night"},
+        look=lambda bench: bench.job.output.upload,
+        was=None,
+        now="s3://bucket/night",
+    ),
     "output.max_mb": Effect(
         base={**image(), "kind": "media", "provider": {"dialect": "task", "task": "luma", "preset": "simulator"}},
         change={"output.max_mb": 7},
