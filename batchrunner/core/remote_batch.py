@@ -264,3 +264,5 @@ class Figures:
     fallbacks: dict[str, dict[str, int]] = field(default_factory=dict)
     cache_read: int | None = None
     cache_write: int | None = None
+    shared_sends: list[tuple[list[str], int]] = field(default_factory=list)
+    """Of each request that carried several items: (their keys, how many of them are in doubt)."""
