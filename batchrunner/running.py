@@ -19,6 +19,7 @@ from batchrunner.core.part import WHOLE, PartOptions, RunRequest
 from batchrunner.core.ports import Downloads, Transport
 from batchrunner.core.shard import merge_notes, shard_notes
 from batchrunner.core.status import Report, Status
+from batchrunner.engine.leased_pace import Seat, leased
 from batchrunner.engine.run_schedule import LoopClock
 from batchrunner.engine.run_status import going_on, part_words, with_end
 from batchrunner.engine.runner import Runner
@@ -67,6 +68,7 @@ class RunOptions(TypedDict, total=False):
     command_elsewhere: the same with absolute paths, for those who ask from another folder.
     clock: for runs in virtual time.
     network: transports to use instead of the job's own, for rehearsals.
+    seat: what a worker of a coordinator works with; see `working`.
     """
 
     limit: int | None
@@ -84,6 +86,7 @@ class RunOptions(TypedDict, total=False):
     command_elsewhere: str | None
     clock: LoopClock
     network: tuple[Transport, Downloads] | None
+    seat: Seat | None
 
 
 async def run_alone(job: Job, options: RunOptions, lock: RunLock | None = None) -> Report:
@@ -138,7 +141,7 @@ async def run_alone(job: Job, options: RunOptions, lock: RunLock | None = None) 
             *formats,
             *(f"{mistake.problem}: requests with this key are not sent" for mistake in found.missing),
             *found.notes,
-            *shard_notes(job),
+            *(shard_notes(job) if options.get("seat") is None else ()),
             *map(balance_line, await ask_balances(job, found.keys)),
         )
         for note in (*notes, *schedule_notes(job, wall=clock.wall())):
@@ -156,6 +159,7 @@ async def run_alone(job: Job, options: RunOptions, lock: RunLock | None = None) 
             tries_disk=True,
             upstream=upstream,
             control=control,
+            seat=options.get("seat"),
         )
         runner = await or_remembered(assembling, disk, folder, before)
         stack.callback(control.close)
@@ -163,7 +167,12 @@ async def run_alone(job: Job, options: RunOptions, lock: RunLock | None = None) 
         attending = attended(
             runner, progress=options.get("progress"), signals=options.get("signals", False), speak=speak
         )
-        async with attending, notifications(job, runner.snapshot, speak), mirrored_meanwhile(runner, speak):
+        async with (
+            attending,
+            notifications(job, runner.snapshot, speak),
+            mirrored_meanwhile(runner, speak),
+            leased(runner, options.get("seat")),
+        ):
             exit_status, message = await (reformatted if options.get("reformat") else run_to_end)(runner)
         status = await _ended(runner, disk, options, exit_status, message, missing=found.missing, say=speak)
     if job.output.report:
@@ -231,7 +240,7 @@ async def _ended(
             notes=(
                 *(mistake.problem for mistake in missing),
                 *skipped_words(runner.found.skipped_rows, runner.found.skipped),
-                *merge_notes(job),
+                *(merge_notes(job) if options.get("seat") is None else ()),
                 *await disk.run(score_notes, job, folder, replace(runner.snapshot(), part=part_counts), exit_status),
             ),
             part=part_counts,

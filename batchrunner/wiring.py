@@ -26,6 +26,7 @@ from batchrunner.core.rehearsal_report import Rehearsal, RehearsalOptions
 from batchrunner.core.state import LedgerState
 from batchrunner.core.upstream import NO_UPSTREAM, Upstream
 from batchrunner.engine import planning
+from batchrunner.engine.leased_pace import LeasedPace, Seat
 from batchrunner.engine.run_schedule import LoopClock
 from batchrunner.engine.runner import Runner
 from batchrunner.engine.shutdown import Shutdown
@@ -77,6 +78,7 @@ async def assemble(
     random_source: random.Random | None = None,
     tries_disk: bool = False,
     control: Control | None = None,
+    seat: Seat | None = None,
     upstream: Upstream = NO_UPSTREAM,
 ) -> Runner:
     """Everything that a run needs, from the ledger up. The ledger's segment is opened after the job was checked.
@@ -170,6 +172,7 @@ async def assemble(
             has_batches=planning.has_batches(job, state),
             others=others,
             disk=disk,
+            seat=seat,
         ),
         state=state,
         found=found,
@@ -275,6 +278,7 @@ def _ports(
     has_batches: bool,
     others: OtherRuns,
     disk: Threads,
+    seat: Seat | None,
 ) -> Ports:
     from batchrunner.stores.batch_files import BatchFolder  # noqa: PLC0415 - as below
     from batchrunner.stores.images import PictureFiles, readers  # noqa: PLC0415 - for runs only
@@ -321,6 +325,8 @@ def _ports(
         batch_files=BatchFolder(folder, files=files, clean=masker.masked_lines) if batches is not None else None,
         reusable=ReusedRows(others, artifacts, each=each, disk=disk) if others.runs else None,
         control=control,
+        leased=None if seat is None else partial(LeasedPace, seat.limits),
+        may_send=None if seat is None else seat.may_send,
     )
 
 

@@ -14,11 +14,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from batchrunner.core.error_policy import POLICY
-from batchrunner.core.job import Limits
+from batchrunner.core.job import LaneSettings, Limits
 from batchrunner.core.outcome import Answer, Problem, ProblemKind
 from batchrunner.core.pacing import backoff_s
 from batchrunner.core.rate_limiter import Ticket
-from batchrunner.engine.lanes import Lane, LaneSettings
+from batchrunner.engine.lanes import Lane
 from batchrunner.engine.run_schedule import LoopClock
 from tests.support.virtual_time import run_virtual
 

@@ -24,7 +24,19 @@ METAPHORS = frozenset(_METAPHORS.split())
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 _ABSENT = re.compile(r"\b(?:DESIGN|PROTOCOL|RELIABILITY)(?:\.md| (?:section )?\d)")
 _KINDS = ("ProblemKind", "K")
-_WIRING = ("__init__", "__main__", "api", "cancelling", "running", "wiring", "cli", "page", "report", "scores")
+_WIRING = (
+    "__init__",
+    "__main__",
+    "api",
+    "cancelling",
+    "running",
+    "wiring",
+    "working",
+    "cli",
+    "page",
+    "report",
+    "scores",
+)
 """What may import `report`: the package itself, the commands, the library's functions and what builds them."""
 
 

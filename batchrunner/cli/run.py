@@ -68,6 +68,14 @@ AdoptRows = Annotated[
 Reformat = Annotated[
     bool, typer.Option("--reformat", help="Convert existing pictures to output.format; sends nothing.")
 ]
+CoordinatorAt = Annotated[
+    str | None,
+    typer.Option(
+        "--coordinator",
+        metavar="ADDRESS",
+        help="Work on shards from the coordinator at unix:PATH or HOST:PORT, which has the limits of all.",
+    ),
+]
 NoJudge = Annotated[bool, typer.Option("--no-judge", help="Leave out the judges of the job's checks.")]
 Parallel = Annotated[
     bool, typer.Option("--parallel", help="Run several jobs at the same time instead of one after the other.")
@@ -117,6 +125,7 @@ def run(
     reformat: Reformat = False,
     no_judge: NoJudge = False,
     shard: ShardOf = None,
+    coordinator: CoordinatorAt = None,
     out: Out = None,
     overrides: Overrides = None,
     simulate: Simulate = False,
@@ -143,6 +152,7 @@ def run(
       batchrunner run jobs/cats.yaml --set limits.concurrency=4 --out outputs/slow
       batchrunner run jobs/*.yaml --parallel
       batchrunner run jobs/cats.yaml --shard 0/4
+      batchrunner run jobs/cats.yaml --coordinator unix:/tmp/cats.socket
       batchrunner run again.yaml --where "{{ not pass }}" --from outputs/first
     """
     typed = TypedPart(only=only, states=states, where=where, rows_from=rows_from, marks=marks, mark=mark)
@@ -162,11 +172,28 @@ def run(
             judges=not no_judge,
             progress="none" if quiet or log_json or _has_terminal(events, progress) else progress,
             followers=followers,
+            coordinator=coordinator,
         )
+        if coordinator is not None:
+            _refuse_beside_coordinator(
+                jobs=len(jobs) > 1,
+                shard=shard is not None,
+                limit=limit is not None,
+                part=part.chooses,
+                one_time=retry_failed or resend_held or resend_lost or adopt_rows or reformat,
+            )
         if part.chooses and len(jobs) > 1:
             problem = "the options that choose a part of a job are for one job"
             raise JobMistakesError((Mistake(problem=problem, hint="run them one at a time"),))
-        job_runs = load(jobs, overrides=tuple(overrides or ()), simulate=simulate, out=out, shard=shard, typed=typed)
+        job_runs = load(
+            jobs,
+            overrides=tuple(overrides or ()),
+            simulate=simulate,
+            out=out,
+            shard=shard,
+            typed=typed,
+            coordinator=coordinator,
+        )
         if len(job_runs) > 1:
             return _close(run_all(job_runs, asked, at_once=parallel), as_json=as_json, log_json=log_json)
         report = run_one(job_runs[0], asked)
@@ -209,6 +236,21 @@ def _followers(
         yield stack.enter_context(Metrics(address=metrics, file=metrics_file))
 
 
+def _refuse_beside_coordinator(*, jobs: bool, shard: bool, limit: bool, part: bool, one_time: bool) -> None:
+    """A worker of a coordinator takes whole shards of one job as they come."""
+    beside = {
+        "several jobs": jobs,
+        "--shard": shard,
+        "--limit": limit,
+        "the options that choose a part of a job": part,
+        "--retry-failed, --resend-held, --resend-lost, --adopt-rows and --reformat": one_time,
+    }
+    if refused := [words for words, given in beside.items() if given]:
+        problem = f"cannot be combined with {', '.join(refused)}"
+        hint = "the coordinator says which shards this process works on; use them after `merge`, in the whole run"
+        raise JobMistakesError((Mistake(key="--coordinator", problem=problem, hint=hint),))
+
+
 def load(
     files: list[str],
     *,
@@ -217,6 +259,7 @@ def load(
     out: str | None,
     shard: str | None = None,
     typed: TypedPart | None = None,
+    coordinator: str | None = None,
 ) -> tuple[JobRun, ...]:
     """All jobs, read and resolved; `typed` is for the commands that continue them.
 
@@ -237,7 +280,10 @@ def load(
                 simulate=simulate,
                 out=out,
                 shard=shard,
-                part=part_words(typed, anywhere=anywhere) if typed is not None else (),
+                part=(
+                    *(part_words(typed, anywhere=anywhere) if typed is not None else ()),
+                    *(("--coordinator", coordinator) if coordinator is not None else ()),
+                ),
                 anywhere=anywhere,
             )
             for anywhere in (False, True)

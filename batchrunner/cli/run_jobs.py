@@ -50,6 +50,8 @@ class RunFlags:
     judges: bool = True
     progress: Mode = "auto"
     followers: tuple[Follower, ...] = ()
+    coordinator: str | None = None
+    """Where the shards come from that this process works on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,7 +103,14 @@ def run_one(job_run: JobRun, asked: RunFlags) -> Report:
         BatchrunnerError: errors in its prompts, a held lock, a broken disk.
     """
     with _end_event(job_run, asked) as ending:
-        ending.report = batchrunner.run_sync(job_run.job, **_options(job_run, asked, _progress(asked)))
+        options = _options(job_run, asked, _progress(asked))
+        if asked.coordinator is None:
+            ending.report = batchrunner.run_sync(job_run.job, **options)
+        else:
+            from batchrunner.api import on_a_fast_loop  # noqa: PLC0415 - as in `run_all`
+            from batchrunner.working import work  # noqa: PLC0415 - for workers only
+
+            ending.report = on_a_fast_loop(work(job_run.job, options, coordinator=asked.coordinator))
     return ending.report
 
 

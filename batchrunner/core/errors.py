@@ -85,6 +85,10 @@ class StoreBrokenError(BatchrunnerError):
     """The disk refused a write or a sync (full, read-only, broken): nothing may be sent after it."""
 
 
+class ClaimLostError(StoreBrokenError):
+    """The shard that this process works on is another's: nothing may be sent after it, what is in flight is kept."""
+
+
 class RowSetAsideError(StoreBrokenError):
     """As its base class says, but the row that could not be written in its place is safe in another file."""
 

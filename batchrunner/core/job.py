@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 from batchrunner.core.budget import Budget
 from batchrunner.core.fallback import Fallback
 from batchrunner.core.places import is_remote
+from batchrunner.core.rate_limiter_tuning import CEILING
 from batchrunner.core.schedule import Deadline, Window
 
 if TYPE_CHECKING:
@@ -449,3 +450,21 @@ def _source_from(source: Source, relative: Callable[[str], str]) -> Source:
 def has_judges(job: Job) -> bool:
     """Whether a check of the job asks a model."""
     return any(check.kind == "judge" for check in job.checks)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaneSettings:
+    """What a lane is made with."""
+
+    concurrency: int
+    """Sends in flight at once: the job's number, or where `auto` starts."""
+    adaptive: bool
+    in_flight_tasks: int | None
+    """None for dialects without remote tasks."""
+    limits: Limits
+    breaker: int
+    day_offset_s: float
+    ceiling: int = CEILING
+    """What `auto` never exceeds."""
+    shard: "Shard | None" = None
+    """Whose share `limits` is."""

@@ -15,6 +15,7 @@ from batchrunner.core.events import Event
 from batchrunner.core.http import Decoder, Gate, Request
 from batchrunner.core.item import Item
 from batchrunner.core.job import Job, Json, PictureFormat
+from batchrunner.core.lifecycle import Park
 from batchrunner.core.outcome import (
     NO_ADDRESSES,
     Answer,
@@ -40,6 +41,39 @@ class Clock(Protocol):
 
     def wall(self) -> float:
         """Seconds since 1970, for windows, daily quotas and what is written down."""
+
+
+class LanePace(Protocol):
+    """When a lane may send. One process counts for itself (`core.pacing.Bucket`); several lease it from a coordinator.
+
+    Times are monotonic seconds.
+    """
+
+    def wait_s(self, now: float, amount: float = 1.0) -> float | None:
+        """Seconds until so many may leave; 0 when they may now. None: not before the lane is told."""
+
+    def take(self, now: float, amount: float = 1.0) -> None:
+        """They leave. A negative amount: they have not left after all."""
+
+
+class LeasedLane(LanePace, Protocol):
+    """The pace, the daily quota and what is learned from refusals, where they belong to a coordinator."""
+
+    counts_tokens: bool
+    """There is a limit of tokens a minute."""
+
+    @property
+    def day_limit(self) -> tuple[int, int] | None:
+        """(requests of a day, what is left of them for all); None without a limit."""
+
+    def record(self, outcome: SendOutcome) -> None:
+        """What came of a send."""
+
+    def count_tokens(self, tokens: int) -> None:
+        """They go out now, or correct an earlier estimate."""
+
+    def parks(self, park: Park) -> None:
+        """The lane waits."""
 
 
 class Items(Protocol):
@@ -401,3 +435,7 @@ class Ports:
     """None where no other run is to be taken from."""
     control: Control | None = None
     """None where no other process can reach the run: in rehearsals."""
+    leased: Callable[[], LeasedLane] | None = None
+    """Makes the pace of a lane that a coordinator decides; None where the lanes count for themselves."""
+    may_send: Callable[[], bool] | None = None
+    """Asked between an intent and its request, where another process may take over what this one works on."""

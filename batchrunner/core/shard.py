@@ -60,6 +60,14 @@ def with_shard(job: Job, shard: Shard, *, folder: str) -> Job:
     )
 
 
+def with_leased_shard(job: Job, shard: Shard, *, folder: str) -> Job:
+    """The shard's job for a worker of a coordinator, which has the limits and leases them. Raises as `with_shard`."""
+    limits = job.limits
+    own = replace(limits, requests_per_minute=None, tokens_per_minute=None, requests_per_day=None)
+    divided = with_shard(replace(job, limits=own, budget=None), shard, folder=folder)
+    return replace(divided, budget=job.budget)
+
+
 def _limits(job: Job, shard: Shard) -> Limits:
     limits = job.limits
     polls = limits.poll_per_second or PRESETS[job.provider.preset].poll_per_second

@@ -241,6 +241,8 @@ class Attempts:
                 outcome = await self.gated.exchange(request, decoder, account=lane.account, gate=intended)
                 if not intended.decided:  # the connection was lost before: what follows is written after it
                     await intended.opened()
+            except SteppedOutError:
+                raise  # its gate stayed closed
             except Exception as error:  # noqa: BLE001 - the request has left: its slot, its tokens and its price count
                 outcome = await self.internal_faults.problem(work, error)
             now = self.ports.clock.monotonic()

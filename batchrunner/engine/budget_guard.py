@@ -5,6 +5,7 @@ alone fits, the budget is spent: no send leaves any more, and what is in flight 
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from batchrunner.core.budget import (
@@ -34,6 +35,7 @@ from batchrunner.engine.shutdown import Shutdown, SteppedOutError
 from batchrunner.engine.work_queue import Condition
 
 if TYPE_CHECKING:
+    from batchrunner.core.coordination_messages import Left, Spent
     from batchrunner.engine.lanes import Lane
 
 _BYTES_PER_TOKEN: Final = 3
@@ -105,6 +107,10 @@ class BudgetGuard:
         self._on_spent = on_spent
         self._under_way = 0
         self._closed = False
+        self.is_leased = False
+        """A coordinator has the budget, and says what this process may spend of it."""
+        self.need: Amounts | None = None
+        """What a send waits for that does not fit into that."""
         self._is_counted = True
         self._changed = Condition()
 
@@ -121,6 +127,24 @@ class BudgetGuard:
         self.counts = job.budget is not None
         self._is_limited = not unlimited(self._budget)
         self._changed.notify()
+
+    def leased(self, spent: "Spent", left: "Left") -> None:
+        """What may be spent beyond what had been spent when it was asked for."""
+        self._budget = replace(
+            self._budget,
+            calls=None if left.calls is None else int(spent.calls + left.calls),
+            tokens=None if left.tokens is None else int(spent.tokens + left.tokens),
+            points=None if left.points is None else spent.points + left.points,
+            money=None if left.money is None else spent.money + left.money,
+        )
+        self._changed.notify()
+
+    def used_up(self) -> None:
+        """The coordinator says that the budget of all is used up."""
+        if not self._closed:
+            self.spent_out = "the job's budget is used up by all workers together; raise `budget` to continue"
+            self.close()
+            self._on_spent(self.spent_out)
 
     def count(self, job: Job) -> None:
         """Count what was spent before the job had a budget, once all intents of before are in the ledger."""
@@ -158,10 +182,12 @@ class BudgetGuard:
             unit = exceeded_by(self._budget, self.spent.plus(self.set_aside), estimate)
             if unit is None:
                 break
-            if not self._under_way:
+            if not self._under_way and not self.is_leased:
                 self._is_spent(unit, estimate)
                 break
+            self.need = estimate
             await self._changed.until(lambda: self._may_decide(estimate))
+            self.need = None
         if self._closed:
             return None
         self._under_way += 1
@@ -229,7 +255,7 @@ class BudgetGuard:
 
     def _may_decide(self, estimate: Amounts) -> bool:
         """Whether waiting any longer could change nothing."""
-        if self._closed or not self._under_way:
+        if self._closed or not (self._under_way or self.is_leased):
             return True
         return exceeded_by(self._budget, self.spent.plus(self.set_aside), estimate) is None
 

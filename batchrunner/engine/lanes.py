@@ -8,11 +8,10 @@ import asyncio
 import math
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
 
 from batchrunner.core.error_policy import POLICY, Lesson
-from batchrunner.core.job import Limits
+from batchrunner.core.job import LaneSettings
 from batchrunner.core.lifecycle import Closed, Park
 from batchrunner.core.outcome import Problem, ProblemKind, SendOutcome
 from batchrunner.core.pacing import (
@@ -25,29 +24,8 @@ from batchrunner.core.pacing import (
     minute_bucket,
     next_midnight,
 )
-from batchrunner.core.part import Shard
-from batchrunner.core.ports import Clock
+from batchrunner.core.ports import Clock, LanePace, LeasedLane
 from batchrunner.core.rate_limiter import AdaptiveLimiter, Ticket
-from batchrunner.core.rate_limiter_tuning import CEILING
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LaneSettings:
-    """What a lane is made with."""
-
-    concurrency: int
-    """Sends in flight at once: the job's number, or where `auto` starts."""
-    adaptive: bool
-    in_flight_tasks: int | None
-    """None for dialects without remote tasks."""
-    limits: Limits
-    breaker: int
-    day_offset_s: float
-    ceiling: int = CEILING
-    """What `auto` never exceeds."""
-    shard: Shard | None = None
-    """Whose share `limits` is."""
-
 
 _LEAST_ALIVE: Final = 64
 _LATELY_S: Final = 2.0
@@ -69,11 +47,22 @@ class Lane:
     quota_per_day: int | None = None
     """Sends of a day on which the provider's quota for the model was used up."""
 
-    def __init__(self, account: str, model: str, *, settings: LaneSettings, clock: Clock, sent_today: int) -> None:
-        self.account = account
-        self.model = model
+    def __init__(
+        self,
+        account: str,
+        model: str,
+        *,
+        settings: LaneSettings,
+        clock: Clock,
+        sent_today: int,
+        leased: LeasedLane | None = None,
+    ) -> None:
+        """`leased`: a coordinator decides on pace, concurrency and daily quota; `settings` have none of these then."""
+        self.account, self.model, self.leased = account, model, leased
         ceiling = settings.ceiling if settings.adaptive else settings.concurrency
-        self.limiter = AdaptiveLimiter(limit=settings.concurrency, ceiling=ceiling, adaptive=settings.adaptive)
+        self.limiter = AdaptiveLimiter(
+            limit=settings.concurrency, ceiling=ceiling, adaptive=settings.adaptive and leased is None
+        )
         self.in_flight = self.open_tasks = 0
         self.alive = 0
         """Items in this lane's hands: sending, waiting, recording, or followed as a task."""
@@ -81,9 +70,8 @@ class Lane:
         self.closed: Closed | None = None
         self.probing = False
         """One send at a time, until one succeeds."""
-        self.probes = 0
         self.parked_since: float | None = None
-        self.refused_in_row = 0
+        self.probes = self.refused_in_row = 0
         self._accepted_at = -math.inf
         self.refused_since: float | None = None
         self.breaker = Breaker(threshold=settings.breaker)
@@ -92,12 +80,13 @@ class Lane:
         self.parked_by_task = False
         """The park came of tasks' ends: only a task that succeeds ends it."""
         self._probe_followed = self._task_succeeded = self._draining = False
-        self._settings, self._each = settings, settings.limits.inputs_per_request or 1
+        self._settings, self._each, limits = settings, settings.limits.inputs_per_request or 1, settings.limits
         self._clock = clock
-        self._pace = minute_bucket(minute, settings.shard) if (minute := settings.limits.requests_per_minute) else None
+        self._own_pace = minute_bucket(minute, settings.shard) if (minute := limits.requests_per_minute) else None
+        self._pace: LanePace | None = leased if leased is not None else self._own_pace
         self._retries = RetryBudget()
-        self._tokens = minute_bucket(tokens, settings.shard) if (tokens := settings.limits.tokens_per_minute) else None
-        self.counts_tokens = self._tokens is not None
+        self._tokens = minute_bucket(tokens, settings.shard) if (tokens := limits.tokens_per_minute) else None
+        self.counts_tokens = self._tokens is not None or (leased is not None and leased.counts_tokens)
         """`limits.tokens_per_minute` is set."""
         self._day = day_of(wall=clock.wall(), offset_s=settings.day_offset_s)
         self._sent_today = sent_today
@@ -119,6 +108,11 @@ class Lane:
     def limit(self) -> int:
         """Sends in flight at once, as far as is known to be right."""
         return self.limiter.limit
+
+    @property
+    def waits(self) -> bool:
+        """Somebody waits for a slot."""
+        return bool(self._fresh or self._returning)
 
     def in_flight_s(self, now: float) -> float:
         """Seconds of all its sends in flight until now, added up: two of these give the mean in between."""
@@ -172,6 +166,8 @@ class Lane:
         """What came of a send teaches the limiter; each send saves up for a tenth of a retry, see `RetryBudget`."""
         retries = self._retries
         retries.outcomes += 1
+        if self.leased is not None:
+            self.leased.record(outcome)
         if retries.outcomes == 1:
             retries.starts(now)
         if not isinstance(outcome, Problem):
@@ -179,6 +175,8 @@ class Lane:
             self.limiter.accepted(now, ticket)
             return
         match POLICY[outcome.kind].lesson:
+            case _ if self.leased is not None:
+                self.limiter.withdrawn(ticket)  # it teaches the limiter of all workers, at the coordinator
             case Lesson.REFUSED:
                 self.limiter.refused(now, ticket)
             case Lesson.FAILED:
@@ -289,7 +287,10 @@ class Lane:
         if settings.limits.requests_per_day is not None and self.day_is_spent:
             return self.day_ends_at - self._clock.wall()
         wait_s = limiter.next_at - now if limiter.next_at > now else 0.0
-        return wait_s if self._pace is None else max(wait_s, self._pace.wait_s(now))
+        if self._pace is None:
+            return wait_s
+        paced_s = self._pace.wait_s(now)
+        return None if paced_s is None else max(wait_s, paced_s)
 
     def _tasks_are_full(self, most: int) -> bool:
         """Every send under way may become a task."""
@@ -312,6 +313,8 @@ class Lane:
         """They go out now; a later call with the difference corrects the estimate."""
         if self._tokens is not None:
             self._tokens.take(self._clock.monotonic(), tokens)
+        elif self.leased is not None:
+            self.leased.count_tokens(tokens)
 
     # -- retries of failures
 
@@ -379,6 +382,8 @@ class Lane:
             self.parked_since = wall
         self.park = Park(kind=kind, reason=reason, until=until, since=wall)
         self.parked_by_task = by_task
+        if self.leased is not None:
+            self.leased.parks(self.park)
         if kind != ProblemKind.THROTTLE and not self.accepted_lately:
             self.limiter.restore_rate(self._clock.monotonic())
         self.probing = False
@@ -430,14 +435,15 @@ class Lane:
         """Other limits, from the next send on; what is in flight beyond them is awaited."""
         before, self._settings = self._settings.limits, settings
         limits, limiter = settings.limits, self.limiter
-        if not (settings.adaptive and limiter.adaptive):  # what `auto` has found stays
+        if self.leased is None and not (settings.adaptive and limiter.adaptive):  # what `auto` has found stays
             limiter.adaptive, limiter.limit = settings.adaptive, settings.concurrency
             limiter.ceiling = settings.ceiling if settings.adaptive else settings.concurrency
         if limits.requests_per_minute != before.requests_per_minute:
-            self._pace = changed_bucket(self._pace, limits.requests_per_minute, settings.shard)
+            self._own_pace = changed_bucket(self._own_pace, limits.requests_per_minute, settings.shard)
+            self._pace = self.leased if self.leased is not None else self._own_pace
         if limits.tokens_per_minute != before.tokens_per_minute:
             self._tokens = changed_bucket(self._tokens, limits.tokens_per_minute, settings.shard)
-            self.counts_tokens = self._tokens is not None
+            self.counts_tokens = self._tokens is not None or (self.leased is not None and self.leased.counts_tokens)
         if before.requests_per_day is None:  # it was not counted
             self._count_day()
             self._sent_today = sent_today
@@ -461,6 +467,8 @@ class Lane:
     def day_limit(self) -> tuple[int, int] | None:
         """(`limits.requests_per_day`, what is left of it today); None without one."""
         daily = self._settings.limits.requests_per_day
+        if self.leased is not None:
+            return self.leased.day_limit
         if daily is None:
             return None
         self._count_day()
@@ -478,8 +486,8 @@ class Lane:
 
     @property
     def pace(self) -> Bucket | None:
-        """The bucket of `requests_per_minute`."""
-        return self._pace
+        """The bucket of `requests_per_minute`, where the lane has one of its own."""
+        return self._own_pace
 
     @staticmethod
     def _turn_away(queue: "deque[asyncio.Future[Ticket | None]]") -> None:

@@ -12,6 +12,7 @@ from batchrunner.core.http import Decoder, Gate, Request
 from batchrunner.core.lifecycle import ITEM_STATE, ItemState
 from batchrunner.core.outcome import Usage
 from batchrunner.core.ports import Place, Transport
+from batchrunner.engine.shutdown import SteppedOutError
 from batchrunner.engine.work_queue import Work
 
 if TYPE_CHECKING:
@@ -72,7 +73,9 @@ class PendingIntent:
         """Told by the ledger; the state follows the disk, and the request follows both."""
         event, recorder, work = self._event, self._recorder, self._work
         self._refused = error
-        if error is None:
+        if error is None and recorder.may_send is not None and not recorder.may_send():
+            self._refused = SteppedOutError()
+        elif error is None:
             try:
                 recorder.state.sent(
                     work.key,

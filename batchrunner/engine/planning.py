@@ -6,13 +6,12 @@ from contextlib import aclosing
 from urllib.parse import SplitResult, urlsplit
 
 from batchrunner.core.item import Item
-from batchrunner.core.job import Job, setting_of_account
+from batchrunner.core.job import Job, LaneSettings, setting_of_account
 from batchrunner.core.lifecycle import ItemState, OpenTask
 from batchrunner.core.plan import HELD, PlanningCounter, PlanningPass, Totals, count_items
 from batchrunner.core.ports import Items
 from batchrunner.core.presets import PRESETS
 from batchrunner.core.state import LedgerState
-from batchrunner.engine.lanes import LaneSettings
 from batchrunner.engine.run_status import left_words
 from batchrunner.engine.work_queue import WorkQueue
 

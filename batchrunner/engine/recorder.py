@@ -129,6 +129,8 @@ class Recorder:
     """Sends that all lanes together let be in flight at once, now."""
     last_resort: Callable[[str], None]
     """Told of paid answers that the disk refused to take."""
+    may_send: Callable[[], bool] | None = None
+    """See `Ports.may_send`."""
     origin: str = ""
     """Base URL of the server that the run sends to: accepted tasks belong to it."""
     say: Callable[[str], None] = lambda _: None

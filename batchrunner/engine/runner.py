@@ -9,7 +9,7 @@ from typing import Final
 
 from batchrunner.core.errors import JobMistakesError, StoreBrokenError
 from batchrunner.core.item import Item
-from batchrunner.core.job import Job
+from batchrunner.core.job import Job, LaneSettings
 from batchrunner.core.lifecycle import ITEM_STATE, KNOWN, Closed, ItemEvent, ItemState
 from batchrunner.core.pacing import day_of
 from batchrunner.core.part import RunRequest
@@ -23,7 +23,7 @@ from batchrunner.engine.attempt import Attempts, Slot
 from batchrunner.engine.budget_guard import BudgetGuard
 from batchrunner.engine.fallbacks import Fallbacks
 from batchrunner.engine.lane_policy import LaneSet, restore_parks
-from batchrunner.engine.lanes import Lane, LaneSettings
+from batchrunner.engine.lanes import Lane
 from batchrunner.engine.pending_records import uncancellable
 from batchrunner.engine.planning import (
     closed_queue,
@@ -101,6 +101,7 @@ class Runner:
             unsynced_max=self.totals.concurrency,
             widest=lambda: sum(lane.limit for lane in self.lanes),
             origin=job.provider.base_url,
+            may_send=ports.may_send,
             say=self.say,
             last_resort=lambda answer: self.say(f"could not save this answer to disk: {answer}"),
         )
@@ -115,6 +116,7 @@ class Runner:
         self.budget_guard = BudgetGuard(
             job, self.state, on_spent=self._close_lanes, clock=ports.clock, shutdown=self.shutdown
         )
+        self.budget_guard.is_leased = ports.leased is not None
         self.control = RunControl(runner=self)
         self.fallbacks = Fallbacks(runner=self, policy=job.fallback) if job.fallback is not None else None
 
@@ -414,7 +416,9 @@ class Runner:
         """A new one."""
         preset, clock = PRESETS[self.job.provider.preset], self.ports.clock
         sent = self.state.sent_today(account, model, day=day_of(wall=clock.wall(), offset_s=preset.day_offset_s))
-        return Lane(account, model, settings=self.lane_settings(account, model), clock=clock, sent_today=sent)
+        settings, leased = self.lane_settings(account, model), self.ports.leased
+        own = leased() if leased is not None else None
+        return Lane(account, model, settings=settings, clock=clock, sent_today=sent, leased=own)
 
     def lane_settings(self, account: str, model: str) -> LaneSettings:
         """What a lane is made with, by the job as it is now."""

@@ -151,6 +151,8 @@ class SharedRequests:
             outcome = await attempts.gated.exchange(request, decoder, account=lane.account, gate=gate)
             if not gate.decided:  # the connection was lost before: what follows is written after it
                 await gate.opened()
+        except SteppedOutError:
+            raise  # its gate stayed closed
         except Exception as error:  # noqa: BLE001 - the request has left: its slot, its tokens and its price count
             outcome = await attempts.internal_faults.problem(works[0], error)
         return outcome, partial(naming_path, request)

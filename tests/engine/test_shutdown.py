@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from batchrunner.core.errors import ExitStatus
-from batchrunner.core.job import Limits
-from batchrunner.engine.lanes import Lane, LaneSettings
+from batchrunner.core.job import LaneSettings, Limits
+from batchrunner.engine.lanes import Lane
 from batchrunner.engine.run_schedule import LoopClock
 from batchrunner.engine.shutdown import Shutdown, SteppedOutError
 from tests.support.engine import Latency, RunHarness, World, chat, image

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from batchrunner.core.errors import ExitStatus
-from batchrunner.core.job import Limits
-from batchrunner.engine.lanes import Lane, LaneSettings
+from batchrunner.core.job import LaneSettings, Limits
+from batchrunner.engine.lanes import Lane
 from batchrunner.engine.run_schedule import LoopClock
 from batchrunner.engine.work_queue import READ_AHEAD, Condition
 from batchrunner.simulator.scenarios import parse_scenarios
