@@ -139,6 +139,7 @@ async def plan(
     from batchrunner.prompts import items_of
     from batchrunner.prompts.variants import literal_braces
     from batchrunner.providers import has_batches
+    from batchrunner.report.disk_space import disk_note, disk_plan
     from batchrunner.report.selection import part_of
     from batchrunner.report.summary import schedule_notes
     from batchrunner.report.wording import skipped_words
@@ -168,6 +169,13 @@ async def plan(
     requests = sum(requests_of(job, ahead.calls) for ahead in found.ahead.values()) if found.ahead else found.to_send
     api_keys = await asyncio.to_thread(read_keys, job.provider, os.environ, run_commands=job.provider.balance)
     fallbacks = fallback_plans(job, found.ahead, state.tallies)
+    disk = await asyncio.to_thread(
+        disk_plan,
+        job,
+        ahead=found.to_send + len(state.tasks),
+        done=sum(tally.done for tally in state.tallies.values()),
+        files=sum(tally.pictures for tally in state.tallies.values()),
+    )
     planned = Plan(
         job=job.name,
         dir=job.output.dir,
@@ -193,6 +201,7 @@ async def plan(
             *left_notes(state.tasks.values(), job, api_keys.accounts or ("",)),
             *in_force,
             *gone,
+            *disk_note(disk),
             *upstream.notes,
             *others.notes(),
         ),
@@ -205,6 +214,7 @@ async def plan(
         fallbacks=fallbacks,
         upstream=upstream.chain,
         reused=found.reused,
+        disk=disk,
     )
     if not has_judges(job):
         return planned

@@ -202,6 +202,12 @@ def _rows(found: "Plan") -> Iterator[tuple[str, str]]:
             _BASES[basis].format(mean=answers.per_answer, key=answers.limit_key) for basis in answers.basis
         )
         yield "output tokens", f"about {answers.tokens:,} ({basis})"
+    if disk := found.disk:
+        free = f"; {_bytes_words(disk.free_bytes)} free" if disk.free_bytes is not None else ""
+        if disk.needed_bytes is None:
+            yield "disk space", f"unknown until a first file is there{free}"
+        else:
+            yield "disk space", f"about {_bytes_words(disk.needed_bytes)}, from {disk.measured:,} files so far{free}"
     yield from _price(found)
     for fallback in found.fallbacks:
         yield from _fallback_rows(fallback)
@@ -211,6 +217,13 @@ def _rows(found: "Plan") -> Iterator[tuple[str, str]]:
         days = f", sending on {ends.quota_days} days" if ends.quota_days > 1 else ""
         yield "would finish", f"about {instant(ends.at)}, {duration(ends.seconds)} from now{days}"
         yield "", "estimate; run `batchrunner rehearse` for a simulation"
+
+
+def _bytes_words(size_bytes: int) -> str:
+    for unit, name in ((1e9, "GB"), (1e6, "MB")):
+        if size_bytes >= unit:
+            return f"{size_bytes / unit:,.1f} {name}"
+    return f"{size_bytes / 1e3:,.0f} kB"
 
 
 def _price(found: "Plan") -> Iterator[tuple[str, str]]:

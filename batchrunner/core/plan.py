@@ -63,6 +63,27 @@ class JudgePlan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DiskPlan:
+    """What files that are still to come will need on the disk."""
+
+    items: int
+    """That are to make them."""
+    measured: int
+    """Files that came so far and were looked at."""
+    needed_bytes: int | None
+    """None while none came."""
+    free_bytes: int | None
+    """Where they will lie; None where the system does not say."""
+
+    @property
+    def fits(self) -> bool | None:
+        """Whether they will find room; None where that is not known."""
+        if self.needed_bytes is None or self.free_bytes is None:
+            return None
+        return self.needed_bytes <= self.free_bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """The answer of `batchrunner plan`."""
 
@@ -106,6 +127,8 @@ class Plan:
     """The run that the job reads, the one that this one read, and so on."""
     reused: int = 0
     """Answers that would be taken from other runs; nothing is sent for them."""
+    disk: DiskPlan | None = None
+    """Of pictures and other files; None for jobs without, and when nothing is left to make."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
