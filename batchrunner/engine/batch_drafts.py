@@ -68,6 +68,7 @@ class Drafts:
             await self._read()
         finally:
             for draft in self._open.values():
+                self.give_up(draft)  # what was ordered has no items left
                 await asyncio.to_thread(draft.requests.remove)
             self._open.clear()
 

@@ -200,6 +200,21 @@ def test_a_file_that_is_too_large_for_the_server_is_ordered_in_smaller_ones(harn
     assert not list((harness.out / "batches").glob(".*"))
 
 
+def test_what_the_budget_held_back_for_batches_that_were_not_ordered_is_free_again(harness: RunHarness) -> None:
+    """A refusal ends the pass while the other model's items wait in a draft; the next pass puts them in again."""
+    with_scenario(harness, "batch-too-large:2")
+    both = (
+        job(20)
+        .replace('model: "sim/chat"', "models: [sim/a, sim/b]")
+        .replace("model: sim/chat", "models: [sim/a, sim/b]")
+    )
+    assert "models:" in both
+    report = harness.run(f"{both}\nbudget: {{calls: 40}}")
+    assert report.exit_status is ExitStatus.DONE
+    everything_is_done_once(harness, items=40)
+    assert "chat" not in harness.stats.requests
+
+
 def test_a_single_request_that_is_too_large_pauses_the_run(harness: RunHarness) -> None:
     with_scenario(harness, "batch-too-large:0.01")
     assert harness.run(job(20)).exit_status is ExitStatus.PAUSED
