@@ -21,6 +21,7 @@ from batchrunner.core.events import (
     ReplacedBy,
     Retry,
 )
+from batchrunner.core.fallback import HandOvers
 from batchrunner.core.item import Item
 from batchrunner.core.item_table import ItemTable
 from batchrunner.core.lifecycle import (
@@ -110,8 +111,7 @@ class Memory:
         self.reused = 0
         """Answers that were taken from other runs."""
         """`_epoch`: rewritings of results.jsonl so far, from one: checksums of rows hold until the next one."""
-        self.fallbacks: dict[str, dict[str, int]] = {}
-        """By model: why items of other models went to it, by kind of problem."""
+        self.hand_overs = HandOvers()
         self.lost: set[bytes] = set()
         """Done items whose row or picture is gone: what a look at the directory found, not the ledger."""
         self.torn = False
@@ -241,6 +241,10 @@ class Memory:
         elif self.batches.known and to is not S.ACCEPTED and (batch := self.batch_of(key)) is not None:
             batch.leave(event)
 
+    def handed_over(self) -> Iterator[tuple[str, str, int, int]]:
+        """(model, class of problem, items that went to it so, those of them that it answered)."""
+        return self.hand_overs.counts(self.table.words, state=ITEM_STATE, done=S.DONE.value)
+
     def item_states(self) -> Iterator[tuple[bytes, ItemState]]:
         """Every known key with its state."""
         return ((key, ITEM_STATES[packed & ITEM_STATE]) for key, packed in self.table.known())
@@ -329,9 +333,6 @@ class Memory:
             tally = self._models[self._numbers.get(model) or self._add_model(model)]
             tally.calls += 1
             tally.in_batches().calls += 1
-        elif isinstance(event, ReplacedBy):
-            causes = self.fallbacks.setdefault(event.model, {})
-            causes[event.kind] = causes.get(event.kind, 0) + (packed & ITEM_STATE != S.REPLACED)
         elif isinstance(event, Refused):
             self.refused += not event.w
             self._models[packed >> MODEL & MODEL_MASK].calls -= not event.w
@@ -418,7 +419,7 @@ class Memory:
             segments=self.segments,
             batches=list(self.batches.known.values()),
             reused=self.reused,
-            fallbacks=self.fallbacks,
+            handed_over=self.hand_overs.dumped(self.table),
             cache_read=self.cache_read,
             cache_write=self.cache_write,
             shared_sends=_by_request(self._shared),
@@ -436,7 +437,7 @@ class Memory:
         rows = self.results_length, self._epoch, self.labels, self.input_tokens, self.output_tokens, self.images
         taken = self.reused, self.cache_read, self.cache_write
         open_ones = set(self.tasks), set(self.kept_tasks), set(self.held), self.batches.sums()
-        return self._counts, sends, rows, taken, open_ones, self.fallbacks
+        return self._counts, sends, rows, taken, open_ones, list(self.handed_over())
 
     def take_over(self, figures: Figures, table: ItemTable) -> bool:
         """Take these before any event; False, and nothing is changed, if they do not agree.
@@ -447,6 +448,8 @@ class Memory:
         known = figures.epoch <= EPOCHS and figures.day_offset_s == self._day_offset_s and bool(figures.models)
         if not known or table.counts(models=len(figures.models), doubtful=figures.doubtful_count) != figures.counts:
             return False
+        hand_overs = HandOvers(*figures.handed_over)
+        hand_overs.known_in(table)
         tasks, kept = _by_key(figures.tasks), _by_key(figures.kept_tasks)
         held, shared = _by_key(figures.held), set(map(bytes.fromhex, figures.shared_tasks))
         uncorrected = set(map(bytes.fromhex, figures.uncorrected))
@@ -469,8 +472,8 @@ class Memory:
         self.segments, self.reused = figures.segments, figures.reused
         self.cache_read, self.cache_write = figures.cache_read, figures.cache_write
         self.batches = RemoteBatches({batch.number: batch for batch in figures.batches})
-        self.fallbacks = figures.fallbacks
         self._shared = _by_item(figures.shared_sends)
+        self.hand_overs = hand_overs
         return True
 
 

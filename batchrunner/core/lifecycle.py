@@ -59,6 +59,7 @@ LIFECYCLE: Final[dict[tuple[ItemState, type[ItemEvent]], ItemState]] = {
     (S.ACCEPTED, Failed): S.FAILED,
     (S.ACCEPTED, ReplacedBy): S.REPLACED,
     (S.FAILED, Requeued): S.PENDING,  # ACCEPTED where its task is kept
+    (S.REPLACED, ReplacedBy): S.REPLACED,  # the job names another next model now
     (S.REPLACED, Requeued): S.PENDING,  # the job has no fallback for it any more
     (S.DONE, Lost): S.PENDING,  # its answer is gone, and a person pays for another one
 }

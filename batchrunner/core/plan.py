@@ -8,6 +8,7 @@ from typing import Final
 
 from batchrunner.core.budget import BudgetLine
 from batchrunner.core.errors import Mistake
+from batchrunner.core.fallback import is_rerouted
 from batchrunner.core.item import AlikeItems, Item
 from batchrunner.core.job import Job
 from batchrunner.core.lifecycle import DOUBTFUL, IN_JOB, ITEM_STATE, ITEM_STATES, KNOWN, ItemState
@@ -164,6 +165,8 @@ class PlanningPass:
     answered by another run, or of a model that is asked only if another one gives no answer."""
     reused: int = 0
     """Items whose answers are to be taken from other runs."""
+    rerouted: int = 0
+    """Items that went to another model than the job names now."""
     stranded: int = 0
     """Items that went to another model which the job does not have any more: they are asked for again."""
 
@@ -192,6 +195,7 @@ class PlanningCounter:
     _ahead: dict[str, ToSend] = field(default_factory=dict)
     _unasked: dict[str, int] = field(default_factory=dict)
     _stranded: int = 0
+    _rerouted: int = 0
     _total: int = 0
 
     def __post_init__(self) -> None:
@@ -248,6 +252,7 @@ class PlanningCounter:
                 continue
             self._count(item.model, 1)
             self._leave_out(item.model, 1)
+            self._rerouted += is_rerouted(self.state, item)
             if not item.instead_of or self.state.is_replaced(item.instead_of):
                 self.state.table.claim(bytes.fromhex(item.key))  # it is the job's, although another has its prompt
         return current
@@ -345,6 +350,7 @@ class PlanningCounter:
             unasked=self._unasked,
             reused=self._reused,
             stranded=self._stranded,
+            rerouted=self._rerouted,
         )
 
 

@@ -261,7 +261,8 @@ class Figures:
     batches: list[RemoteBatch]
     reused: int = 0
     """Checkpoints of earlier programs have none, and none of the following."""
-    fallbacks: dict[str, dict[str, int]] = field(default_factory=dict)
+    handed_over: tuple[str, list[int], list[tuple[str, str]]] = ("", [], [])
+    """Keys of the items, and of each the number of its (model, class of problem)."""
     cache_read: int | None = None
     cache_write: int | None = None
     shared_sends: list[tuple[list[str], int]] = field(default_factory=list)

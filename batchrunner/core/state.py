@@ -377,6 +377,11 @@ class LedgerState(Memory):
         elif isinstance(event, Requeued) and key in self.kept_tasks:
             to, packed = self._take_task_up(key, packed)
         self._note_batch(key, number, event, to)
+        if packed & ITEM_STATE == S.REPLACED or isinstance(event, ReplacedBy):
+            by = event if isinstance(event, ReplacedBy) else None
+            self.hand_overs.take(self.table, number, by, again=packed & ITEM_STATE == S.REPLACED)
+        elif packed & ITEM_STATE == S.DONE:
+            self.hand_overs.look_again()
         self._store(number, (packed & ~ITEM_STATE) | to)
         if isinstance(event, Done):
             self.table.crcs[number] = int(event.crc or "0", 16)

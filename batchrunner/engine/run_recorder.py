@@ -8,7 +8,8 @@ from contextlib import aclosing
 from dataclasses import dataclass
 
 from batchrunner.core.control import Command, Reply
-from batchrunner.core.events import Controlled, Done, Failed, Lost, Requeued, Rewritten
+from batchrunner.core.events import Controlled, Done, Failed, Lost, ReplacedBy, Requeued, Rewritten
+from batchrunner.core.fallback import is_rerouted
 from batchrunner.core.item import Item
 from batchrunner.core.lifecycle import ItemEvent, ItemState
 from batchrunner.core.ports import Items
@@ -58,6 +59,25 @@ class RunRecorder(Recorder):
             await self._commit(last)
         return count
 
+    async def rerouted(self, item: Item) -> None:
+        """The job names another next model than the one that has the item's prompt."""
+        record = self.state.record(key := bytes.fromhex(item.key))
+        found = self.state.hand_overs.of(self.state.table, key)
+        assert found is not None, "see `is_rerouted`"
+        assert item.then is not None, "as above"
+        await self._write(
+            ReplacedBy(
+                i=item.id,
+                k=item.key,
+                n=record.sends,
+                a=record.attempts,
+                by=item.then.key,
+                model=item.then.model,
+                kind=found[2],
+                message="the job names another next model",
+            )
+        )
+
     async def reused(self, events: Sequence[Done]) -> None:
         """Answers were taken from other runs; their rows are durable. So are these when this returns."""
         for event in events[:-1]:
@@ -95,6 +115,8 @@ async def requeue(
             if limit is not None and item.index > limit:
                 break
             key = bytes.fromhex(item.key)
+            if is_rerouted(recorder.state, item):
+                await recorder.rerouted(item)
             if (part is not None and key not in part) or not recorder.state.is_current(item):
                 continue
             if lost and key in recorder.state.lost:

@@ -25,7 +25,8 @@ async def requeue_what_was_asked_for(runner: "Runner") -> None:
     stranded = runner.found.stranded
     held = run_request.resend_held and state.doubtful_count
     lost = run_request.resend_lost and state.lost
-    if failed or held or lost or stranded:
+    rerouted = runner.found.rerouted or (run_request.adopt_rows and runner.job.fallback is not None)
+    if failed or held or lost or stranded or rerouted:
         runner.requeued = await requeue(
             runner.ports.items,
             runner.recorder,

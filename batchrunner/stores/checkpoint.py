@@ -26,7 +26,7 @@ from batchrunner.stores.files import PRIVATE_FILE, Files, InspectedFiles, write_
 from batchrunner.stores.ledger_line import CHECKPOINT_NAME, MAX_LINE_BYTES, checkpoint_path, is_intact, segment_path
 from batchrunner.stores.row_codec import UNREADABLE
 
-FORMAT: Final = 3
+FORMAT: Final = 4
 _MOST_HEAD_BYTES: Final = 1 << 26
 _STEP_BYTES: Final = 1 << 20
 

@@ -287,7 +287,7 @@ def _replaced(state: LedgerState, facts: RowFacts | FailureFacts) -> Iterator[It
                 n=stood.sends,
                 a=stood.attempts,
                 by=key,
-                model=facts.model,
+                model=facts.model if key == facts.key else "",
                 kind=RECOVERED,
                 message="a row of the other model was found",
             )

@@ -147,7 +147,7 @@ _ASKED: Final[dict[str, Callable[[LedgerState], object]]] = {
     "tasks": lambda state: {key: (task.task_id, task.urls, task.usage) for key, task in state.tasks.items()},
     "kept tasks": lambda state: (set(state.kept_tasks), state.shared_tasks, state.held),
     "lanes": lambda state: (state.days, {lane: (park.kind, park.until) for lane, park in state.parks.items()}),
-    "fallbacks": lambda state: state.fallbacks,
+    "fallbacks": lambda state: list(state.handed_over()),
     "budgets": lambda state: (state.tallies, state.segments),
 }
 
