@@ -24,11 +24,15 @@ class FallbackSpec(Part):
         Annotated[ModelId, Tag("<text>")] | Annotated[list[ModelId], Field(min_length=1), Tag("<list>")],
         one_of("the id of a model, or a list of ids"),
     ] = Field(description="The model that is asked where the first gives no answer, or several, one after another.")
-    on: Annotated[list[FallbackReason], Field(min_length=1)] = Field(
+    on: Annotated[
+        Annotated[FallbackReason, Tag("<text>")]
+        | Annotated[Annotated[list[FallbackReason], Field(min_length=1)], Tag("<list>")],
+        one_of(f"{', '.join(FALLBACK_REASONS[:-1])} or {FALLBACK_REASONS[-1]}, or a list of these"),
+    ] = Field(
         default=list(FALLBACK_REASONS),
-        description="What has to have become of an item: it met a `content_filter`, its answers did not fit the schema "
-        "(`schema_miss`), or its model was `overloaded` or its `quota` used up for as long as `after` says. Default: "
-        "each of them.",
+        description="What has to have become of an item, one of these or a list: it met a `content_filter`, its "
+        "answers did not fit the schema (`schema_miss`), or its model was `overloaded` or its `quota` used up "
+        "for as long as `after` says. Default: each of them.",
     )
     after: Text | None = Field(
         default=None,
@@ -50,11 +54,16 @@ def models_in(given: "list[str] | FallbackSpec | None") -> tuple[str, ...]:
     return tuple(given or ())
 
 
+def reasons_in(given: FallbackSpec) -> list[FallbackReason]:
+    """Those that the key `on` names, as they stand there."""
+    return [given.on] if isinstance(given.on, str) else given.on
+
+
 def fallback_of(given: "list[str] | FallbackSpec | None", *, after_s: float | None) -> Fallback | None:
     """When the next model is asked; None where every prompt goes to each. `after_s`: see `duration_s`."""
     if not isinstance(given, FallbackSpec):
         return None
-    chosen = tuple(reason for reason in FALLBACK_REASONS if reason in given.on)
+    chosen = tuple(reason for reason in FALLBACK_REASONS if reason in reasons_in(given))
     return Fallback(on=chosen, after_s=AFTER_S if after_s is None else after_s)
 
 
@@ -72,6 +81,9 @@ def fallback_faults(partial: "PartialSpec", *, after_s: float | None) -> Iterato
     if given.after is not None and after_s is None:
         problem = f"is {short(given.after)}"
         yield SpecError(path=("models", "after"), problem=problem, expected="a duration like 10m, 2h or 30s")
+    yield from _faults_of_reasons(
+        given, has_schema=not partial.knows("schema") or partial.spec.answer_schema is not None
+    )
     if partial.spec.batch is not None and partial.spec.batch.use != "never":
         yield SpecError(
             path=("models",),
@@ -84,3 +96,19 @@ def fallback_faults(partial: "PartialSpec", *, after_s: float | None) -> Iterato
             problem="asks models one after another, but the embeddings of two models cannot be compared",
             expected="one model, or a list of models, for kind: embedding",
         )
+
+
+def _faults_of_reasons(given: FallbackSpec, *, has_schema: bool) -> Iterator[SpecError]:
+    reasons = reasons_in(given)
+    for place, reason in enumerate(reasons):
+        path = ("models", "on") if isinstance(given.on, str) else ("models", "on", place)
+        if reason in reasons[:place]:
+            yield SpecError(
+                path=path, problem=f"is the same as models.on[{reasons.index(reason)}]", expected="each once"
+            )
+        elif reason == "schema_miss" and not has_schema and "on" in given.model_fields_set:
+            yield SpecError(
+                path=path,
+                problem="is schema_miss, but the job has no `schema`",
+                hint="add `schema`, or take schema_miss out",
+            )

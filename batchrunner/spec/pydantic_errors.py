@@ -11,6 +11,7 @@ from batchrunner.core.job import Json
 from batchrunner.spec.job_errors import KeyPath, SpecError, short
 from batchrunner.spec.models import PARTS, keys_of
 
+_DURATIONS = ("models.after", "batch.max_wait", "batch.look_every", "batch.give_up")
 _EXPECTED = {
     "name": "a short text that can be the name of a folder",
     "limits.concurrency": "`auto` or a whole number of at least 1",
@@ -20,8 +21,10 @@ _EXPECTED = {
     "prompts": "at least one prompt",
     "models": "a list of at least one model",
     "messages": "a list of at least one message",
+    **dict.fromkeys(_DURATIONS, "a duration like 10m, 2h or 30s"),
 }
 """For paths where the general words would say less."""
+_NO_UNIT = "write the unit, too: s, m or h"
 
 _ELSEWHERE = {
     "api_key": "keys must not be in a job file: name the environment variable in `provider.api_key_env`",
@@ -130,6 +133,8 @@ def _fault(error: ErrorDetails, written: Mapping[KeyPath, str], hints: dict[tupl
         return SpecError(path=path, problem=words.problem)
     if path in written and "not what" not in shown and kind in _WANTS_TEXT:
         as_read = f"is read by YAML as {shown}, which is not text"
+        if ".".join(general(path)) in _DURATIONS and not isinstance(value, bool):  # quotes would not help
+            return SpecError(path=path, problem=f"is {shown}", expected=expected, hint=_NO_UNIT)
         as_text = f': "{written[path]}"' if shown == short(value) else ""
         return SpecError(path=path, problem=as_read, expected=expected, hint=f"put it in quotes{as_text}")
     hint = None

@@ -87,7 +87,7 @@ def test_answers_that_miss_the_schema_send_the_prompt_on_once_the_attempts_are_u
 def test_a_reason_that_is_not_named_sends_nothing_on(harness: RunHarness, reason: str) -> None:
     named = [name for name in REASONS if name != reason]
     first, more, _ = REASONS[reason]
-    more += f"\nschema: {json.dumps(SCHEMA)}" if reason == "schema_miss" else ""
+    more += f"\nschema: {json.dumps(SCHEMA)}"
     harness.run(job("one", "two", first=first, on=named, more=f"{more}\ndeadline: 3h"))
     assert harness.events("replaced") == []
     assert "sim/second" not in intents(harness)
