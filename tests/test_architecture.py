@@ -41,7 +41,6 @@ SHORT_WITH_REASON = {
     "exporters/vector_files.py": "the one format of vectors alone; the others are tables or lines",
     "report/apprise_message.py": "a process of its own, which loads nothing of the program",
     "__main__.py": "the command's entry point",
-    "core/fallback.py": "what a job says about it, and what is counted of it; what happens is the engine's",
     "spec/parts.py": "what the keys of a job and those of its checks are both made of",
     "stores/cancelled_file.py": "what only the command `cancel` reads; no run does",
     "stores/picture_checks.py": "for checks of finished pictures; what writes pictures never loads it",

@@ -377,11 +377,7 @@ class LedgerState(Memory):
         elif isinstance(event, Requeued) and key in self.kept_tasks:
             to, packed = self._take_task_up(key, packed)
         self._note_batch(key, number, event, to)
-        if packed & ITEM_STATE == S.REPLACED or isinstance(event, ReplacedBy):
-            by = event if isinstance(event, ReplacedBy) else None
-            self.hand_overs.take(self.table, number, by, again=packed & ITEM_STATE == S.REPLACED)
-        elif packed & ITEM_STATE == S.DONE:
-            self.hand_overs.look_again()
+        self._note_hand_over(number, packed & ITEM_STATE, event)
         self._store(number, (packed & ~ITEM_STATE) | to)
         if isinstance(event, Done):
             self.table.crcs[number] = int(event.crc or "0", 16)
@@ -396,6 +392,14 @@ class LedgerState(Memory):
             self.held[key] = HeldItem(item_id=event.i, kind=event.kind, message=event.message)
         elif self.held:
             self.held.pop(key, None)
+
+    def _note_hand_over(self, number: int, before: int, event: ItemEvent) -> None:
+        """Another item has its prompt, or has it no more."""
+        if before == S.REPLACED or isinstance(event, ReplacedBy):
+            by = event if isinstance(event, ReplacedBy) else None
+            self.hand_overs.take(self.table, number, by, again=before == S.REPLACED)
+        elif before == S.DONE:
+            self.hand_overs.look_again()
 
     def _asked_again(self, key: bytes, packed: int, event: ItemEvent) -> int:
         """Count the sends that repeat a request because the correction for the model was lost with its process."""

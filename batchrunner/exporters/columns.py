@@ -71,7 +71,21 @@ _SPREAD: Final = ("vars", "params", "output", "usage", "error", "score", "verdic
 _ORDER: Final = (
     *("id", "prompt_id", "index", "status", "model", "prompt", "system", "messages"),
     *("schema_sha256", "images", "files", "vars", "params"),
-    *("replica", "shared_with", "output.text", "output.images", "output", "error", "pass", "score", "verdict", "usage"),
+    *(
+        "replica",
+        "shared_with",
+        "fallback_of",
+        "fallback_keys",
+        "reused",
+        "output.text",
+        "output.images",
+        "output",
+        "error",
+        "pass",
+        "score",
+        "verdict",
+        "usage",
+    ),
     *("task_id", "attempts", "ambiguous", "recovered", "started_at", "seconds", "failed_at"),
 )
 """A name, or the group before its dot. What is not named here, `key` aside, comes before `key`, as first seen."""

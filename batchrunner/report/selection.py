@@ -54,6 +54,8 @@ async def part_of(
             chosen.look_at(item)
     if chosen.unknown:
         raise JobMistakesError(await _unknown(items, chosen.unknown))
+    if chosen.not_yet:
+        raise JobMistakesError(tuple(_not_yet(*each) for each in chosen.not_yet.items()))
     return await asyncio.to_thread(chosen.result, Path(job.output.dir), limit)
 
 
@@ -278,6 +280,8 @@ class _Chosen:
         self._only = frozenset(options.only)
         self.unknown = set(options.only)
         """Ids that no item has, so far."""
+        self.not_yet: dict[str, str] = {}
+        """Ids of items of next models whose turn has not come, and those of the first models' items."""
         self._lists = lists
         self._by_ledger = [set[int]() for _ in lists]
         self._state = state
@@ -292,6 +296,8 @@ class _Chosen:
         names = {item.id, item.prompt_id, item.fallback_of or item.id} & self._only
         self.unknown -= names
         if not self._state.is_current(item):
+            if item.id in names and item.fallback_of and not self._state.is_replaced(item.instead_of):
+                self.not_yet[item.id] = item.fallback_of
             return
         if self._only and not names:
             return
@@ -357,6 +363,15 @@ def _rows_note(rows: _Rows, is_of_job: bool) -> str:  # noqa: FBT001 - the one t
     if strangers:
         return f"{len(strangers):,} of {count(len(rows.wanted), 'row')} {rows.what} belong to no item: {named}"
     return f"{count(len(rows.wanted), 'row')} {rows.what}"
+
+
+def _not_yet(name: str, first: str) -> Mistake:
+    """What is wrong with asking for the item of a next model."""
+    return Mistake(
+        key="--only",
+        problem=f"the item `{printable(name)}` is asked only if the model before it gave no answer: not so far",
+        hint=f"name the first model's item, `{printable(first)}`: the run goes on to the next model if it has to",
+    )
 
 
 async def _unknown(items: JobItems, wanted: set[str]) -> tuple[Mistake, ...]:

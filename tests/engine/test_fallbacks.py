@@ -267,3 +267,22 @@ def test_more_than_a_queue_holds_find_their_way_by_the_source(
     assert report.exit_status is ExitStatus.DONE
     judged(harness, 60)
     assert intents(harness)["sim/a"] == 60
+
+
+def test_an_item_of_a_next_model_whose_turn_has_not_come_is_named_as_such(harness: RunHarness) -> None:
+    models = "models: {first: 'sim/a#content-filter', then: sim/b}"
+    prompts = "prompts: [{prompt: one, id: p1}, {prompt: two, id: p2}]"
+    text = f"name: job\nprovider: simulator\n{models}\n{prompts}\n"
+    harness.run(text, limit=1)
+    (row,) = harness.rows()
+    assert harness.run(text, part=PartOptions(only=(row["id"],))).exit_status is ExitStatus.DONE
+    with pytest.raises(
+        JobMistakesError, match=f"`{row['id'].replace('p1', 'p2')}` is asked only if the model before it"
+    ):
+        harness.run(text, part=PartOptions(only=(row["id"].replace("p1", "p2"),)))
+    assert harness.stats.sends == 2
+    assert (
+        harness.run(text, part=PartOptions(only=(row["fallback_of"].replace("p1", "p2"),))).exit_status
+        is ExitStatus.DONE
+    )
+    assert harness.stats.sends == 4

@@ -277,6 +277,7 @@ DIGESTS: dict[str, str] = {
     "video.yaml": "c93122ca9554bbf7",
     "embed.yaml": "b63332cf01676c05",
     "evaluate-gsm8k.yaml": "c6588245c4ace3b6",
+    "fallback.yaml": "0937793eed0fe47b",
     "judge.yaml": "a1cf87b59dac4342",
     "local-server.yaml": "943d72ffc9c75039",
     "modelscope-chat.yaml": "542e1bf1853defeb",
