@@ -132,6 +132,8 @@ async def work(job: Job, options: RunOptions, *, coordinator: str) -> Report:
         CoordinatorGoneError, CoordinatorRefusedError: at the beginning.
         BatchrunnerError: as a run.
     """
+    from batchrunner.transport import ApiTransport, PictureDownloads  # noqa: F401, PLC0415 - before beats wait for it
+
     address = address_of(coordinator, option=OPTION)
     base, say = Path(job.output.dir), harmless(options.get("say"))
     digest = await asyncio.to_thread(digest_of_job, job)

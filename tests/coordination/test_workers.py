@@ -111,7 +111,7 @@ def test_killed_workers_lose_nothing_and_what_is_paid_twice_is_flagged(batchrunn
     items = 200
     with metered_server(per_second=60, burst=10, latency_s=0.1) as (root, meter):
         job = write(batchrunner, root, items, limits="requests_per_minute: 3000, concurrency: 20")
-        with coordinated(job, shards=4, expires_s=3.0) as (coordinator, address):
+        with coordinated(job, shards=4, expires_s=6.0) as (coordinator, address):
             workers = [start(batchrunner, address) for _ in range(2)]
             for threshold in (30, 90):
                 until(lambda least=threshold: meter.paid.total() >= least, "requests are paid for")  # type: ignore[misc]
@@ -130,7 +130,7 @@ def test_a_stopped_worker_loses_its_shard_and_sends_nothing_more_once_it_wakes(b
     items = 30
     with metered_server(per_second=1000, burst=1000, latency_s=1.0) as (root, meter):
         job = write(batchrunner, root, items, limits="concurrency: 4")
-        with coordinated(job, shards=1, expires_s=2.5) as (coordinator, address):
+        with coordinated(job, shards=1, expires_s=6.0) as (coordinator, address):
             first = start(batchrunner, address)
             until(lambda: meter.paid.total() >= 4, "the first requests are in flight")
             first.send_signal(signal.SIGSTOP)
@@ -161,7 +161,7 @@ def test_without_a_coordinator_a_worker_sends_nothing_and_says_so(batchrunner: C
 def test_a_coordinator_that_goes_away_leaves_its_workers_without_a_claim(batchrunner: CommandLine) -> None:
     with metered_server(per_second=30, burst=30) as (root, meter):
         job = write(batchrunner, root, 200, limits="requests_per_minute: 1200, concurrency: 4")
-        with coordinated(job, shards=1, expires_s=3.0) as (_, address):
+        with coordinated(job, shards=1, expires_s=6.0) as (_, address):
             worker = start(batchrunner, address)
             until(lambda: meter.paid.total() >= 10, "requests are paid for")
         status, said = ended(worker)
