@@ -69,6 +69,7 @@ class RunOptions(TypedDict, total=False):
     clock: for runs in virtual time.
     network: transports to use instead of the job's own, for rehearsals.
     seat: what a worker of a coordinator works with; see `working`.
+    traced: makes of the transport and the job a transport that tells of its requests, see `transport.telemetry`.
     """
 
     limit: int | None
@@ -87,6 +88,7 @@ class RunOptions(TypedDict, total=False):
     clock: LoopClock
     network: tuple[Transport, Downloads] | None
     seat: Seat | None
+    traced: Callable[[Transport, Job], Transport] | None
 
 
 async def run_alone(job: Job, options: RunOptions, lock: RunLock | None = None) -> Report:
@@ -156,6 +158,7 @@ async def run_alone(job: Job, options: RunOptions, lock: RunLock | None = None) 
             part_options=options.get("part", WHOLE),
             say=speak,
             network=options.get("network"),
+            traced=options.get("traced"),
             tries_disk=True,
             upstream=upstream,
             control=control,

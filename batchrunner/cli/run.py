@@ -49,6 +49,7 @@ from batchrunner.report.summary import summary
 
 if TYPE_CHECKING:
     from batchrunner.cli.progress import Follower
+    from batchrunner.transport.telemetry import Telemetry
 
 RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Retry items that failed permanently.")]
 ResendHeld = Annotated[
@@ -106,6 +107,9 @@ MetricsFile = Annotated[
     str | None,
     typer.Option("--metrics-file", metavar="FILE", help="Write them to this file, for node_exporter; ends with .prom."),
 ]
+Otel = Annotated[
+    bool, typer.Option("--otel", help="Export a span for each request and metrics by OpenTelemetry's OTEL_… variables.")
+]
 
 
 def run(
@@ -136,6 +140,7 @@ def run(
     log_json: LogJson = False,
     metrics: MetricsAt = None,
     metrics_file: MetricsFile = None,
+    otel: Otel = False,
     as_json: AsJson = False,
 ) -> ExitStatus:
     r"""Run jobs, or continue them where they stopped.
@@ -173,6 +178,7 @@ def run(
             progress="none" if quiet or log_json or _has_terminal(events, progress) else progress,
             followers=followers,
             coordinator=coordinator,
+            telemetry=stack.enter_context(_telemetry()) if otel else None,
         )
         if coordinator is not None:
             _refuse_beside_coordinator(
@@ -202,6 +208,12 @@ def run(
     if as_json:
         emit(report.status)
     return report.exit_status
+
+
+def _telemetry() -> "Telemetry":
+    from batchrunner.transport.telemetry import Telemetry  # noqa: PLC0415 - loaded when it is asked for
+
+    return Telemetry.of_environment(print_stamped)
 
 
 def _has_terminal(events: str | None, progress: Mode) -> bool:

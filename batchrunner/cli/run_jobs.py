@@ -20,6 +20,7 @@ from batchrunner.core.status import Report
 
 if TYPE_CHECKING:
     from batchrunner.running import RunOptions
+    from batchrunner.transport.telemetry import Telemetry
 
 PRECEDENCE: tuple[ExitStatus, ...] = (
     ExitStatus.INTERRUPTED,
@@ -52,6 +53,7 @@ class RunFlags:
     followers: tuple[Follower, ...] = ()
     coordinator: str | None = None
     """Where the shards come from that this process works on."""
+    telemetry: "Telemetry | None" = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -224,6 +226,7 @@ def _options(job_run: JobRun, asked: RunFlags, shown: Progress) -> "RunOptions":
         "progress": shown.follow,
         "signals": True,
         "say": print_stamped,
+        "traced": None if asked.telemetry is None else asked.telemetry.traced,
         "command": job_run.command,
         "command_elsewhere": job_run.elsewhere,
     }
