@@ -29,6 +29,7 @@ _WIRING = (
     "__main__",
     "api",
     "cancelling",
+    "coordinating",
     "running",
     "wiring",
     "working",

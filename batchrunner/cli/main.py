@@ -41,6 +41,7 @@ COMMANDS: Final = {
     "set": "control_commands",
     "skip": "control_commands",
     "retry": "control_commands",
+    "coordinate": "coordinate",
     "merge": "directory_commands",
     "adopt": "directory_commands",
     "cancel": "directory_commands",

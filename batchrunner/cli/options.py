@@ -180,6 +180,7 @@ def run_command(
     simulate: bool,
     out: str | None,
     shard: str | None = None,
+    processes: int | None = None,
     part: Sequence[str] = (),
     anywhere: bool = False,
 ) -> str:
@@ -196,9 +197,18 @@ def run_command(
     options += ["--simulate"] if simulate else []
     options += ["--out", out] if out is not None else []
     options += ["--shard", shard] if shard is not None else []
+    options += ["--processes", str(processes)] if processes is not None else []
     options += part
     file = f"./{job_file}" if job_file.startswith("-") else job_file
     return f"{program(anywhere=anywhere)} {shlex.join(['run', file, *options])}"
+
+
+def worker_words(job_file: str, *, overrides: Sequence[str], simulate: bool, out: str | None) -> list[str]:
+    """The arguments of `run` for a worker of the same job."""
+    options = [part for override in overrides for part in ("--set", override)]
+    options += ["--simulate"] if simulate else []
+    options += ["--out", out] if out is not None else []
+    return ["run", f"./{job_file}" if job_file.startswith("-") else job_file, *options, "--quiet"]
 
 
 def _absolute(path: str) -> str:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import batchrunner
+from batchrunner.cli.coordinate import HowShown, Processes, Quiet, refuse_beside_processes, run_in_processes
 from batchrunner.cli.options import (
     AsJson,
     JobFiles,
@@ -30,9 +31,10 @@ from batchrunner.cli.options import (
     part_options,
     part_words,
     run_command,
+    worker_words,
 )
 from batchrunner.cli.output import emit, error_object, print_stamped
-from batchrunner.cli.progress import MODES, Mode
+from batchrunner.cli.progress import Mode
 from batchrunner.cli.run_jobs import (
     CrashedRun,
     Ended,
@@ -81,13 +83,6 @@ NoJudge = Annotated[bool, typer.Option("--no-judge", help="Leave out the judges 
 Parallel = Annotated[
     bool, typer.Option("--parallel", help="Run several jobs at the same time instead of one after the other.")
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only the final summary; as --progress none.")]
-HowShown = Annotated[
-    Mode,
-    typer.Option(
-        "--progress", help="How to show progress; auto: live in a terminal, else plain lines.", metavar="|".join(MODES)
-    ),
-]
 Events = Annotated[
     str | None,
     typer.Option("--events", metavar="FILE", help="Append events as JSON lines to this file; - is stdout."),
@@ -130,6 +125,7 @@ def run(
     no_judge: NoJudge = False,
     shard: ShardOf = None,
     coordinator: CoordinatorAt = None,
+    processes: Processes = None,
     out: Out = None,
     overrides: Overrides = None,
     simulate: Simulate = False,
@@ -158,6 +154,7 @@ def run(
       batchrunner run jobs/*.yaml --parallel
       batchrunner run jobs/cats.yaml --shard 0/4
       batchrunner run jobs/cats.yaml --coordinator unix:/tmp/cats.socket
+      batchrunner run jobs/cats.yaml --processes 2
       batchrunner run again.yaml --where "{{ not pass }}" --from outputs/first
     """
     typed = TypedPart(only=only, states=states, where=where, rows_from=rows_from, marks=marks, mark=mark)
@@ -191,18 +188,32 @@ def run(
         if part.chooses and len(jobs) > 1:
             problem = "the options that choose a part of a job are for one job"
             raise JobMistakesError((Mistake(problem=problem, hint="run them one at a time"),))
+        if processes is not None:
+            refuse_beside_processes(
+                jobs=len(jobs) > 1,
+                shard=shard is not None,
+                coordinator=coordinator is not None,
+                limit=limit is not None,
+                part=part.chooses,
+                one_time=retry_failed or resend_held or resend_lost or adopt_rows or reformat,
+            )
         job_runs = load(
             jobs,
             overrides=tuple(overrides or ()),
             simulate=simulate,
             out=out,
             shard=shard,
+            processes=processes,
             typed=typed,
             coordinator=coordinator,
         )
         if len(job_runs) > 1:
             return _close(run_all(job_runs, asked, at_once=parallel), as_json=as_json, log_json=log_json)
-        report = run_one(job_runs[0], asked)
+        if processes is None:
+            report = run_one(job_runs[0], asked)
+        else:
+            worker = worker_words(jobs[0], overrides=tuple(overrides or ()), simulate=simulate, out=out)
+            report = run_in_processes(job_runs[0], asked, worker, processes=processes)
         if not log_json:
             print_stamped(summary(report.status))
     if as_json:
@@ -270,6 +281,7 @@ def load(
     simulate: bool,
     out: str | None,
     shard: str | None = None,
+    processes: int | None = None,
     typed: TypedPart | None = None,
     coordinator: str | None = None,
 ) -> tuple[JobRun, ...]:
@@ -292,6 +304,7 @@ def load(
                 simulate=simulate,
                 out=out,
                 shard=shard,
+                processes=processes,
                 part=(
                     *(part_words(typed, anywhere=anywhere) if typed is not None else ()),
                     *(("--coordinator", coordinator) if coordinator is not None else ()),

@@ -140,7 +140,7 @@ class Coordinator:
                 return self._lease(request, now=now, wall=wall)
 
     def _lease(self, told: Lease, *, now: float, wall: float) -> Reply:
-        self._expire(now)
+        self.expire(now)
         held = (number for number, shard in enumerate(self.shards) if shard.worker == told.worker)
         granted = self.lanes.lease(told, now=now, wall=wall, shard=next(held, None), stop=self.stop)
         if granted.stop is not None:
@@ -165,7 +165,7 @@ class Coordinator:
 
     def claim(self, worker: str, *, now: float) -> Claimed:
         """A shard for a worker. One whose reply was lost asks again, and gets the same shard."""
-        self._expire(now)
+        self.expire(now)
         for number, shard in enumerate(self.shards):
             if shard.worker == worker:
                 if shard.is_fresh:
@@ -202,7 +202,7 @@ class Coordinator:
         return Claimed(stop="failed" if "failed" in outcomes else "paused")
 
     def _beat(self, beat: Beat, now: float) -> Beaten:
-        self._expire(now)
+        self.expire(now)
         shard = self._shard(beat.shard)
         if shard is None or shard.epoch != beat.epoch or not shard.is_held or shard.worker not in {None, beat.worker}:
             return Beaten(ok=False)
@@ -212,7 +212,7 @@ class Coordinator:
         return Beaten(ok=True, stop=self.stop)
 
     def _end(self, end: End, now: float) -> Ended:
-        self._expire(now)
+        self.expire(now)
         shard = self._shard(end.shard)
         if shard is None or shard.epoch != end.epoch or not shard.is_held or shard.worker not in {None, end.worker}:
             return Ended(ok=False)
@@ -238,7 +238,8 @@ class Coordinator:
         self._workers.pop(worker, None)
         self.lanes.forget(worker)
 
-    def _expire(self, now: float) -> None:
+    def expire(self, now: float) -> None:
+        """Claims without a beat are lost; to be called from time to time where nobody asks for anything."""
         for shard in self.shards:
             if shard.held_until is not None and shard.held_until <= now:
                 if shard.worker is not None:

@@ -168,7 +168,8 @@ def divided_words(base: Path) -> str:
     of = layout.shards
     return (
         f"the job is divided into {of} shards that are not merged; go on with `batchrunner run JOB --shard I/{of}` for "
-        f"each I from 0 to {of - 1}, then `batchrunner merge {shlex.quote(str(base))}`"
+        f"each I from 0 to {of - 1}, then `batchrunner merge {shlex.quote(str(base))}`; or with "
+        f"`--processes {of}`, which does both"
     )
 
 

@@ -26,6 +26,7 @@ COMMANDS = (
     "set",
     "skip",
     "retry",
+    "coordinate",
     "merge",
     "adopt",
     "cancel",

@@ -1,0 +1,139 @@
+"""`batchrunner coordinate JOB --listen ADDRESS`, and `run JOB --processes N`, which has a coordinator of its own."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import batchrunner
+from batchrunner.cli.options import AsJson, JobFile, Out, Overrides, Simulate
+from batchrunner.cli.output import emit, print_stamped
+from batchrunner.cli.progress import MODES, Mode, Progress, display
+from batchrunner.cli.run_jobs import JobRun, RunFlags, run_one
+from batchrunner.core.errors import ExitStatus, JobMistakesError, Mistake
+from batchrunner.core.status import Report
+from batchrunner.report.summary import summary
+
+Listen = Annotated[
+    str,
+    typer.Option(
+        "--listen",
+        metavar="ADDRESS",
+        show_default=False,
+        help="unix:PATH for workers of this machine, or HOST:PORT, which needs BATCHRUNNER_COORDINATOR_SECRET.",
+    ),
+]
+Shards = Annotated[
+    int,
+    typer.Option(
+        "--shards", min=1, max=100_000, metavar="N", help="How many shards; at least one for each worker, better four."
+    ),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only the final summary; as --progress none.")]
+HowShown = Annotated[
+    Mode,
+    typer.Option(
+        "--progress", help="How to show progress; auto: live in a terminal, else plain lines.", metavar="|".join(MODES)
+    ),
+]
+
+
+def coordinate(
+    *,
+    job: JobFile,
+    listen: Listen,
+    shards: Shards = 16,
+    out: Out = None,
+    overrides: Overrides = None,
+    simulate: Simulate = False,
+    quiet: Quiet = False,
+    progress: HowShown = "auto",
+    as_json: AsJson = False,
+) -> ExitStatus:
+    r"""Share a job among workers: who works on what, and one limit for all.
+
+    \b
+    Sends nothing itself. Workers are `run JOB --coordinator ADDRESS`, as many as you like, here
+    or on other machines with the same directory; it gives each a shard, and that of a worker
+    that died to another. Ends when all shards are finished; `merge` then joins them:
+      batchrunner coordinate night.yaml --listen unix:/tmp/night.socket
+      batchrunner coordinate night.yaml --listen 10.0.0.5:7070 --shards 64
+    """
+    from batchrunner.api import on_a_fast_loop  # noqa: PLC0415 - it loads most of the program: only when it is called
+    from batchrunner.coordinating import coordinate as serve  # noqa: PLC0415 - as above
+    from batchrunner.coordination.address import address_of, secret_for  # noqa: PLC0415 - as above
+
+    address = address_of(listen, option="--listen")
+    secret = secret_for(address, option="--listen")
+    loaded = batchrunner.load_job(job, overrides=tuple(overrides or ()), simulate=simulate, out=out)
+    shown = Progress(display("none" if quiet else progress))
+    serving = serve(loaded, address, secret=secret, shards=shards, say=print_stamped, progress=shown.follow)
+    report: Report = on_a_fast_loop(serving)
+    print_stamped(summary(report.status))
+    if as_json:
+        emit(report.status)
+    return report.exit_status
+
+
+# `run JOB --processes N`
+
+Processes = Annotated[
+    int | None,
+    typer.Option(
+        "--processes", min=1, max=1024, metavar="N", help="Work with N processes that share the limits, and merge them."
+    ),
+]
+
+
+def refuse_beside_processes(
+    *, jobs: bool, shard: bool, coordinator: bool, limit: bool, part: bool, one_time: bool
+) -> None:
+    """Processes take whole shards of one job. Raises JobMistakesError."""
+    beside = {
+        "several jobs": jobs,
+        "--shard": shard,
+        "--coordinator": coordinator,
+        "--limit": limit,
+        "the options that choose a part of a job": part,
+        "--retry-failed, --resend-held, --resend-lost, --adopt-rows and --reformat": one_time,
+    }
+    if refused := [words for words, given in beside.items() if given]:
+        problem = f"cannot be combined with {', '.join(refused)}"
+        hint = "leave it out, or run the job to its end with --processes first, then without"
+        raise JobMistakesError((Mistake(key="--processes", problem=problem, hint=hint),))
+
+
+def run_in_processes(job_run: JobRun, asked: RunFlags, worker: list[str], *, processes: int) -> Report:
+    """Run a job with so many processes of this machine; then merge, and let one process write what is about the whole.
+
+    `worker`: the arguments of `run` for a worker, without the coordinator's address. Raises as `run_one`.
+    """
+    from batchrunner.api import on_a_fast_loop  # noqa: PLC0415 - it loads most of the program: only when it is called
+    from batchrunner.coordinating import is_alone, run_processes  # noqa: PLC0415 - as above
+
+    job = job_run.job
+    if is_alone(Path(job.output.dir)):
+        print_stamped(f"{job.output.dir}: holds a run of the whole job, with which one process goes on")
+        return run_one(job_run, asked)
+    command = (sys.executable, *_flags(), "-m", "batchrunner", *worker)
+    shown = Progress(display(asked.progress), asked.followers)
+    running = run_processes(job, command, processes=processes, say=print_stamped, progress=shown.follow)
+    report, is_finished = on_a_fast_loop(running)
+    if is_finished:
+        batchrunner.merge(job.output.dir)
+        return run_one(job_run, asked)
+    report = _with_command(report, job_run.command)
+    for follower in asked.followers:
+        follower.ended(job.name, report.exit_status, status=report.status)
+    return report
+
+
+def _with_command(report: Report, command: str) -> Report:
+    return replace(report, status=replace(report.status, next_command=command))
+
+
+def _flags() -> list[str]:
+    """The interpreter's own options, as far as they change what a program does."""
+    return [f"-W{option}" for option in sys.warnoptions]
