@@ -29,7 +29,7 @@ from batchrunner.report.attended import attended, harmless, or_remembered
 from batchrunner.report.directory_status import failure_groups, new_format_notes, paused_report, score_notes
 from batchrunner.report.notify import notifications, notified
 from batchrunner.report.summary import balance_line, schedule_notes
-from batchrunner.report.uploading import mirrored_meanwhile, require_mirror
+from batchrunner.report.uploading import ledger_kept, mirrored_meanwhile, require_mirror
 from batchrunner.report.upstream_run import look_upstream, require_finished
 from batchrunner.report.wording import skipped_words
 from batchrunner.spec.settings import with_settings
@@ -160,6 +160,7 @@ async def run_alone(job: Job, options: RunOptions, lock: RunLock | None = None) 
             network=options.get("network"),
             traced=options.get("traced"),
             tries_disk=True,
+            files=stack.enter_context(await disk.run(ledger_kept, job)),
             upstream=upstream,
             control=control,
             seat=options.get("seat"),

@@ -285,6 +285,8 @@ class Output:
     """The most megabytes of one file, with `kind: media`."""
     upload: str | None = None
     """Address of a store to which finished files are copied."""
+    ledger: str | None = None
+    """Address of a store in which the ledger and the rows are, too."""
     report: bool = True
     """Write `report.html` at the end, and thumbnails of pictures as they come."""
 
@@ -431,7 +433,7 @@ def seen_from_its_folder(job: Job, real: Callable[[str], str]) -> Job:
             key_commands=commands,
         ),
         prompts=_source_from(prompts, relative) if isinstance(prompts, Source) else prompts,
-        output=replace(job.output, dir="", former_dirs=(), upload=None),
+        output=replace(job.output, dir="", former_dirs=(), upload=None, ledger=None),
         checks=(),
         batch=BatchPolicy(),
         reuse=(),

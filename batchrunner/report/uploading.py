@@ -6,7 +6,7 @@ something is left to do, and the same command does it: whoever removes the local
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -15,6 +15,7 @@ from batchrunner.core.errors import ExitStatus, StoreBrokenError
 from batchrunner.core.events import Uploaded
 from batchrunner.core.job import Job
 from batchrunner.core.status import Report
+from batchrunner.stores.files import DISK, InspectedFiles
 from batchrunner.stores.mirror import Mirror, progress_of, progress_words, require_store, upload_place
 
 if TYPE_CHECKING:
@@ -27,9 +28,10 @@ _HURRIED: Final = frozenset({ExitStatus.INTERRUPTED, ExitStatus.TERMINATED})
 
 
 def require_mirror(job: Job) -> None:
-    """Raise JobMistakesError where the job's files are to be uploaded and the library for it is missing."""
-    if job.output.upload is not None:
-        require_store(job.output.upload)
+    """Raise JobMistakesError where the job's files are to be in a store and the library for it is missing."""
+    for key, place in (("output.upload", job.output.upload), ("output.ledger", job.output.ledger)):
+        if place is not None:
+            require_store(place, key)
 
 
 @asynccontextmanager
@@ -77,13 +79,28 @@ def upload_notes(folder: Path) -> Iterator[str]:
         yield progress_words(progress)
 
 
+def ledger_kept(job: Job) -> AbstractContextManager[InspectedFiles]:
+    """The file system of a run: with `output.ledger`, what is durable is in the store, too. Blocks; for a thread.
+
+    Raises:
+        LockHeldError: another process works on the run, wherever it is.
+        LedgerDamagedError, StoreBrokenError: see `StoreLedger.take`.
+    """
+    if job.output.ledger is None:
+        return nullcontext(DISK)
+    from batchrunner.stores.store_ledger import StoreFiles, StoreLedger  # noqa: PLC0415 - for such jobs only
+
+    folder = Path(job.output.dir)
+    kept = StoreLedger(folder, _place_of(job, job.output.ledger))
+    kept.take()
+    return StoreFiles(kept, folder)
+
+
 def _mirror_of(job: Job, speak: Callable[[str], None]) -> Mirror:
     assert job.output.upload is not None, "a job without a place has no mirror"
-    folder = Path(job.output.dir)
-    place = upload_place(
-        job.output.upload,
-        folder,
-        simulated=job.simulated,
-        shard=None if job.shard is None else job.shard.folder,
-    )
-    return Mirror(folder, place, say=speak)
+    return Mirror(Path(job.output.dir), _place_of(job, job.output.upload), say=speak)
+
+
+def _place_of(job: Job, address: str) -> str:
+    shard = None if job.shard is None else job.shard.folder
+    return upload_place(address, Path(job.output.dir), simulated=job.simulated, shard=shard)

@@ -81,6 +81,11 @@ class OutputSpec(Part):
         default=None,
         description="Also copy finished files to an object store, for example s3://my-bucket/night.",
     )
+    ledger: Text | None = Field(
+        default=None,
+        description="Also keep ledger and rows in an object store, for example s3://my-bucket/night-ledger: another "
+        "machine can go on, and no two work at once.",
+    )
     report: bool = Field(
         default=True,
         description="Write the page report.html at the end of a run, and small pictures for it as pictures come.",

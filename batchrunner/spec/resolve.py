@@ -223,5 +223,6 @@ def _output(partial: PartialSpec, *, out: str | None) -> Output:
         each=given.each,
         max_mb=given.max_mb,
         upload=given.upload,
+        ledger=given.ledger,
         report=given.report,
     )

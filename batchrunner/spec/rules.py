@@ -26,7 +26,7 @@ from batchrunner.spec.partial import PartialSpec, folder_of, located, real_name
 from batchrunner.spec.provider import provider_faults, responses_faults, table_of_job
 from batchrunner.spec.schedule_keys import schedule_faults
 from batchrunner.spec.source_keys import SourceSpec
-from batchrunner.spec.source_rules import source_faults, upload_faults
+from batchrunner.spec.source_rules import source_faults, store_faults
 from batchrunner.spec.transcription_rules import transcription_faults
 
 ADDRESS_PROBLEM = "results can be written to a local folder only"
@@ -270,7 +270,8 @@ def _output(partial: PartialSpec) -> Iterator[SpecError]:
     elif folder is not None and (os.path.normpath(folder) in _NO_FOLDERS or "\0" in folder or folder.startswith("~")):
         problem = "cannot be the folder of a run"
         yield SpecError(path=("output", "dir"), problem=problem, expected="a path like outputs/NAME")
-    yield from upload_faults(partial.spec.output.upload)
+    yield from store_faults("upload", partial.spec.output.upload)
+    yield from store_faults("ledger", partial.spec.output.ledger)
     each = partial.spec.output.each
     if each is not None and (each.startswith(("/", "~")) or ".." in PurePosixPath(each).parts or "\\" in each):
         problem = "leads out of the run's folder"

@@ -319,6 +319,7 @@ EXAMPLES: Final[dict[str, str]] = {
     "output.each": 'each: "answers/{{ id }}.md"',
     "output.report": "report: false",
     "output.upload": "upload: s3://my-bucket/night",
+    "output.ledger": "ledger: s3://my-bucket/night-ledger",
     "budget.calls": "calls: 500",
     "budget.tokens": "tokens: 2000000",
     "budget.points": "points: 200",

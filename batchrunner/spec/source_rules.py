@@ -61,16 +61,16 @@ def _run_faults(run: str) -> Iterator[SpecError]:
         yield SpecError(path=path, problem="cannot be the folder of a run", expected="a path like outputs/NAME")
 
 
-def upload_faults(address: str | None) -> Iterator[SpecError]:
-    """What is wrong with `output.upload`."""
+def store_faults(key: str, address: str | None) -> Iterator[SpecError]:
+    """What is wrong with `output.upload` or `output.ledger`."""
     if address is None:
         return
-    path: KeyPath = ("output", "upload")
+    path: KeyPath = ("output", key)
     place = PLACES.get(scheme_of(address))
     if place is None or not place.is_written:
         known = ", ".join(f"{scheme}://" for scheme, one in PLACES.items() if one.is_written)
         shown = short(address_without_query(address))
-        yield SpecError(path=path, problem=f"is {shown}, to which nothing can be uploaded", expected=f"{known}…")
+        yield SpecError(path=path, problem=f"is {shown}, where nothing can be written", expected=f"{known}…")
     elif holds_secret(address) or "?" in address:
         hint = "keys come from the environment"
         yield SpecError(path=path, problem="is an address with more than a bucket and a path in it", hint=hint)

@@ -103,11 +103,11 @@ class Mirror:
             if self._known is None:
                 self._known = await asyncio.to_thread(_marks_of, self._folder, self._to)
             if self._store is None:
-                self._store = await asyncio.to_thread(_store_of, self._to)
+                self._store = await asyncio.to_thread(open_store, self._to)
             found = await asyncio.to_thread(lambda: list(_files(self._folder, is_whole=note is None)))
             await self._upload(found, self._known, note)
         except Exception as error:  # noqa: BLE001 - each store raises exceptions of its own, and none may end a run
-            self._report(problem=_words_of(error))
+            self._report(problem=words_of(error))
         await self._keep()
 
     async def _upload(self, found: list[_File], known: set[int], note: Callable[[Uploaded], None] | None) -> None:
@@ -158,9 +158,9 @@ class Mirror:
         except FileNotFoundError as error:
             if not await asyncio.to_thread(place.exists):  # it was replaced or removed meanwhile
                 return None
-            return _words_of(error)
+            return words_of(error)
         except Exception as error:  # noqa: BLE001 - each store raises exceptions of its own, and none may end a run
-            return _words_of(error)
+            return words_of(error)
         return None
 
     async def _is_there(self, file: _File, place: Path) -> bool:
@@ -187,7 +187,7 @@ def upload_place(to: str, folder: Path, *, simulated: bool, shard: str | None) -
     return place if shard is None else f"{place}/shards/{shard}/{folder.name}"
 
 
-def require_store(to: str) -> None:
+def require_store(to: str, key: str) -> None:
     """Refuse to begin where the library is missing: at the end of a run it would be too late.
 
     Raises:
@@ -197,7 +197,7 @@ def require_store(to: str) -> None:
         import obstore  # noqa: F401, PLC0415 - an extra
     except ImportError as error:
         hint = "install it with: pip install 'batchrunner[remote]'"
-        mistake = Mistake(problem=f"{to} cannot be written without obstore", key="output.upload", hint=hint)
+        mistake = Mistake(problem=f"{to} cannot be written without obstore", key=key, hint=hint)
         raise JobMistakesError((mistake,)) from error
 
 
@@ -258,7 +258,8 @@ def _marks_of(folder: Path, to: str) -> set[int]:
     return marks
 
 
-def _store_of(to: str) -> Any:
+def open_store(to: str) -> Any:
+    """The store of an address, with credentials from the environment. Blocks; raises what obstore raises."""
     from obstore.store import from_url  # noqa: PLC0415 - as above
 
     endpoint = os.environ.get("AWS_ENDPOINT_URL", os.environ.get("AWS_ENDPOINT", ""))
@@ -277,7 +278,7 @@ def _md5_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _words_of(error: BaseException) -> str:
+def words_of(error: BaseException) -> str:
     """What a store says, without the document it sends along, in which names of keys may stand."""
     line = str(error).partition("\n")[0].partition("<")[0].strip() or type(error).__name__
     line = _DURATION.sub("", line)

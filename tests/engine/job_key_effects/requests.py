@@ -315,6 +315,13 @@ ASKED: dict[str, Effect] = {
         was=True,
         now=False,
     ),
+    "output.ledger": Effect(
+        base=image(),
+        change={"output.ledger": "s3://bucket/ledger"},
+        look=lambda bench: bench.job.output.ledger,
+        was=None,
+        now="s3://bucket/ledger",
+    ),
     "output.upload": Effect(
         base=image(),
         change={"output.upload": "s3://bucket/night"},
