@@ -235,8 +235,9 @@ class LedgerState(Memory):
                     most = len(sending)
                 continue
             number = sending.get(key, 0)
-            if event.reused:
-                self._item_event(key, event, at)
+            if event.reused:  # a line's own type is not in the lifecycle
+                plain = Done(**{name: getattr(event, name) for name in Done.__struct_fields__})
+                self._item_event(key, plain, at)
                 continue
             if not number or not usual or event.a > BYTE:
                 crc = int(event.crc, 16) if event.crc else None

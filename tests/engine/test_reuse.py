@@ -444,3 +444,12 @@ def test_failed_items_are_not_asked_again_while_the_other_folder_is_missing(runs
     assert runs.ask_again(*QUESTIONS[1:3]).exit_status == 1
     with pytest.raises(JobMistakesError, match="there is no run in"):
         runs.ask_again(*QUESTIONS[1:3], retry_failed=True)
+
+
+def test_a_ledger_that_is_read_without_its_checkpoint_knows_what_was_taken(runs: TwoRuns) -> None:
+    runs.ask(*QUESTIONS[:4])
+    runs.ask_again(*QUESTIONS)
+    for path in (runs.second.out / "ledger").glob("*.checkpoint"):
+        path.unlink()
+    status = api.status(str(runs.second.out))
+    assert (status.items.done, status.reused) == (6, 4)
