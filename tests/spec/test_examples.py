@@ -42,6 +42,7 @@ SHOWS: dict[str, Callable[[dict[str, Any]], object]] = {
     "video": lambda row: row["output"]["media"],
     "embed": lambda row: len(row["output"]["embedding"]) == 256 and row["usage"]["input_tokens"],
     "evaluate-gsm8k": lambda row: row["vars"]["answer"] and row["vars"]["style"] in row["system"],
+    "fallback": lambda row: row["model"] == "Qwen/Qwen3-32B" and "fallback_of" not in row,
     "judge": lambda row: row["output"]["text"] and row["system"],
     "local-server": lambda row: row["output"]["text"],
     "modelscope-chat": lambda row: row["output"]["text"],
