@@ -1,8 +1,9 @@
 """The status of a job that is divided into shards: those of its shards, added up."""
 
+import json
 import shlex
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Final, TypeVar
@@ -21,11 +22,13 @@ from batchrunner.core.status import (
 )
 from batchrunner.report.directory_status import status_of_directory
 from batchrunner.stores.files import DISK
-from batchrunner.stores.run_file import RUN_FILE
+from batchrunner.stores.run_file import RUN_FILE, read_run_file
 from batchrunner.stores.shards import all_shards, divided_words, read_layout, shard_folder
 
 _FIRST: Final[tuple[RunState, ...]] = ("running", "refused", "stopped", "interrupted", "paused", "pending", "failed")
 """Of the states of several shards, the one that comes first here is that of the job; `done` where none of them is."""
+_OF_A_SHARD: Final = ("shard", "limits", "budget", "overridden")
+"""What of a job may differ between its shards."""
 _OVER: Final = frozenset({"done", "failed"})
 
 Counts = TypeVar("Counts", ItemCounts, SendCounts)
@@ -54,6 +57,7 @@ def status_of_shards(base: Path) -> Status:
     state: RunState = next((first for first in _FIRST if first in states), "done")
     missing = len(shown) - len(found)
     notes = [f"{missing} of {len(shown)} shards have not begun: their items are not counted"] if missing else []
+    notes += _forms({str(shard): shard_folder(base, shard) for shard, _ in found})
     notes += [divided_words(base)] if not states <= _OVER and state != "running" else []
     notes += [f"shard {shard}: {note}" for shard, status in found for note in status.notes]
     unaccounted = [status.unaccounted_max for status in statuses if status.unaccounted_max is not None]
@@ -76,6 +80,22 @@ def status_of_shards(base: Path) -> Status:
         message=next((f"shard {shard}: {status.message}" for shard, status in found if status.message), None),
         shards=tuple(shown),
     )
+
+
+def _forms(folders: Mapping[str, Path]) -> list[str]:
+    """That the job file was changed between shards; their parts of the limits may differ. Raises as `read_run_file`."""
+    forms: dict[str, list[str]] = {}
+    for shard, folder in folders.items():
+        if (file := read_run_file(folder)) is not None:
+            output = {**output, "dir": None} if isinstance(output := file.job.get("output"), dict) else output
+            job = {**file.job, "output": output, **dict.fromkeys(_OF_A_SHARD)}
+            forms.setdefault(json.dumps(job, sort_keys=True), []).append(shard)
+    of = "; ".join(", ".join(shards) for shards in forms.values())
+    words = (
+        f"the job file was changed between the shards ({of}): after the merge, `run` sends what is missing of its "
+        "present form"
+    )
+    return [words] if len(forms) > 1 else []
 
 
 def _next(base: Path, found: list[tuple[Shard, Status]], states: set[RunState]) -> str | None:

@@ -255,7 +255,7 @@ def _body(exported: "Exported") -> Iterator[tuple[str, str]]:
 def merge_lines(merged: "MergeResult") -> Iterator[str]:
     """What a merge came to, and how it goes on."""
     dir_, simulated = printable(merged.dir), " (simulated)" if merged.simulated else ""
-    rows = f"{count(merged.rows, 'row')}, {merged.failures:,} failed"
+    rows = f"{count(merged.rows, 'item')} done, {merged.failures:,} failed"
     if merged.was_merged:
         yield f"{printable(merged.job)}{simulated}: {dir_} was merged before ({rows}); nothing was changed"
     else:

@@ -139,6 +139,15 @@ def test_plan_is_about_the_shard_or_about_all_of_them(words: CommandLine) -> Non
     assert any("divided into 2 shards" in note for note in left["notes"])
 
 
+def test_status_tells_that_the_job_file_was_changed_between_shards(words: CommandLine) -> None:
+    shard(words, 0, 3, "--quiet")
+    shard(words, 1, 3, "--quiet", "--set", "limits.concurrency=3")
+    assert not any("was changed" in note for note in words("status", OUT, "--json").json["notes"])
+    shard(words, 2, 3, "--quiet", "--set", "params.max_tokens=7")
+    (told,) = (note for note in words("status", OUT, "--json").json["notes"] if "was changed" in note)
+    assert "(0/3, 1/3; 2/3)" in told
+
+
 def test_status_and_ls_add_the_shards_up(words: CommandLine) -> None:
     shard(words, 0, 2, "--quiet")
     half = words("status", OUT, "--json").json
