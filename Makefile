@@ -70,7 +70,7 @@ screenshots: browser
 	$(BIN)/python -m tools.screenshots
 
 test-servers: setup
-	@echo "== servers that no one here wrote: llama.cpp's, llmock, LiteLLM's proxy, ogx, SLURM, moto's S3; what cannot be had is skipped"
+	@echo "== servers that no one here wrote: llama.cpp's, llmock, LiteLLM's proxy, ogx, SLURM, Ray, moto's S3; what cannot be had is skipped"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[servers]' \
 	  || echo "== llama.cpp cannot be installed here (pip says why, above): its tests are skipped"
 	@test -e .servers/node_modules/@copilotkit/aimock || npm install --silent --no-audit --no-fund --prefix .servers @copilotkit/aimock \
@@ -86,6 +86,9 @@ test-servers: setup
 	  || { test "$$(id -u)" = 0 && { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y \
 	    slurmctld slurmd slurm-client munge parallel rsync; } >/dev/null 2>&1; } \
 	  || echo "== no SLURM, GNU parallel or rsync, and apt cannot install them here: their tests are skipped"
+	@test -x .servers/ray/bin/batchrunner || { $(PYTHON) -m venv .servers/ray \
+	    && .servers/ray/bin/pip install --quiet --disable-pip-version-check --editable '.[ray]'; } \
+	  || echo "== Ray cannot be installed here: its tests are skipped"
 	@test -x .servers/kubernetes/bin/kubernetes-validate || { $(PYTHON) -m venv .servers/kubernetes \
 	    && .servers/kubernetes/bin/pip install --quiet --disable-pip-version-check kubernetes-validate; } \
 	  || echo "== the schema of Kubernetes cannot be installed here: its tests are skipped"

@@ -88,7 +88,7 @@ Processes = Annotated[
 
 
 def refuse_beside_processes(
-    *, jobs: bool, shard: bool, coordinator: bool, limit: bool, part: bool, one_time: bool
+    option: str, *, jobs: bool, shard: bool, coordinator: bool, limit: bool, part: bool, one_time: bool
 ) -> None:
     """Processes take whole shards of one job. Raises JobMistakesError."""
     beside = {
@@ -101,8 +101,8 @@ def refuse_beside_processes(
     }
     if refused := [words for words, given in beside.items() if given]:
         problem = f"cannot be combined with {', '.join(refused)}"
-        hint = "leave it out, or run the job to its end with --processes first, then without"
-        raise JobMistakesError((Mistake(key="--processes", problem=problem, hint=hint),))
+        hint = f"leave it out, or run the job to its end with {option} first, then without"
+        raise JobMistakesError((Mistake(key=option, problem=problem, hint=hint),))
 
 
 def run_in_processes(job_run: JobRun, asked: RunFlags, worker: list[str], *, processes: int) -> Report:

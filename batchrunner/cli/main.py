@@ -7,7 +7,7 @@ traceback, and the exit status says which kind it was.
 import importlib
 import inspect
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Final
 
 import typer
@@ -88,7 +88,7 @@ def main(arguments: Sequence[str]) -> int:
     messages_as_text()  # a command before this one in the same process may have spoken JSON
     try:
         called = arguments[0] if arguments and arguments[0] in COMMANDS else None
-        ended = build(called)(args=list(arguments), prog_name="batchrunner", standalone_mode=False)
+        ended = build(called)(args=list(_with_values(arguments)), prog_name="batchrunner", standalone_mode=False)
     except typer.TyperException as error:
         return _print_usage_error(error.format_message(), arguments, as_json=as_json)
     except BatchrunnerError as error:
@@ -102,6 +102,13 @@ def main(arguments: Sequence[str]) -> int:
     if ended == ExitStatus.INTERRUPTED and not isinstance(ended, ExitStatus):
         return _print_interrupted(as_json=as_json)  # typer's word for a KeyboardInterrupt, not a command's own
     return status_with_output(ended if isinstance(ended, int) else ExitStatus.DONE)
+
+
+def _with_values(arguments: Sequence[str]) -> Iterator[str]:
+    """`--ray` takes a value or none, which typer does not know: none means this machine."""
+    for place, argument in enumerate(arguments):
+        follows = arguments[place + 1] if place + 1 < len(arguments) else "-"
+        yield "--ray=local" if argument == "--ray" and follows.startswith("-") else argument
 
 
 def build(only: str | None = None) -> typer.Typer:

@@ -41,8 +41,10 @@ from batchrunner.cli.run_jobs import (
     FinishedRun,
     JobRun,
     RunFlags,
+    Shaped,
     exit_status,
     run_all,
+    run_on_ray,
     run_one,
     worst,
 )
@@ -105,6 +107,19 @@ MetricsFile = Annotated[
 Otel = Annotated[
     bool, typer.Option("--otel", help="Export a span for each request and metrics by OpenTelemetry's OTEL_… variables.")
 ]
+_WORKERS = 2
+OnRay = Annotated[
+    str | None,
+    typer.Option(
+        "--ray",
+        metavar="[ADDRESS]",
+        help="Run the job as shards on Ray: of this machine, or of the cluster at ADDRESS. Needs batchrunner[ray].",
+    ),
+]
+Workers = Annotated[
+    int | None,
+    typer.Option("--workers", min=1, metavar="N", help="With --ray: processes at the same time; 2 by default."),
+]
 
 
 def run(
@@ -126,6 +141,8 @@ def run(
     shard: ShardOf = None,
     coordinator: CoordinatorAt = None,
     processes: Processes = None,
+    ray: OnRay = None,
+    workers: Workers = None,
     out: Out = None,
     overrides: Overrides = None,
     simulate: Simulate = False,
@@ -155,6 +172,7 @@ def run(
       batchrunner run jobs/cats.yaml --shard 0/4
       batchrunner run jobs/cats.yaml --coordinator unix:/tmp/cats.socket
       batchrunner run jobs/cats.yaml --processes 2
+      batchrunner run jobs/cats.yaml --ray --workers 8
       batchrunner run again.yaml --where "{{ not pass }}" --from outputs/first
     """
     typed = TypedPart(only=only, states=states, where=where, rows_from=rows_from, marks=marks, mark=mark)
@@ -188,8 +206,9 @@ def run(
         if part.chooses and len(jobs) > 1:
             problem = "the options that choose a part of a job are for one job"
             raise JobMistakesError((Mistake(problem=problem, hint="run them one at a time"),))
-        if processes is not None:
+        if spread := _spread_by(ray, workers, processes):
             refuse_beside_processes(
+                spread,
                 jobs=len(jobs) > 1,
                 shard=shard is not None,
                 coordinator=coordinator is not None,
@@ -209,7 +228,10 @@ def run(
         )
         if len(job_runs) > 1:
             return _close(run_all(job_runs, asked, at_once=parallel), as_json=as_json, log_json=log_json)
-        if processes is None:
+        if ray is not None:
+            shaped: Shaped = {"overrides": tuple(overrides or ()), "simulate": simulate, "out": out}
+            report = run_on_ray(job_runs[0], asked, address=ray, workers=workers or _WORKERS, shaped=shaped)
+        elif processes is None:
             report = run_one(job_runs[0], asked)
         else:
             worker = worker_words(jobs[0], overrides=tuple(overrides or ()), simulate=simulate, out=out)
@@ -257,6 +279,18 @@ def _followers(
         from batchrunner.cli.metrics import Metrics  # noqa: PLC0415 - as above
 
         yield stack.enter_context(Metrics(address=metrics, file=metrics_file))
+
+
+def _spread_by(ray: str | None, workers: int | None, processes: int | None) -> str | None:
+    """The option that spreads the job over processes, if there is one. Raises JobMistakesError."""
+    if ray is None and workers is not None:
+        raise JobMistakesError((Mistake(key="--workers", problem="needs --ray", hint="add --ray"),))
+    if ray is not None and processes is not None:
+        hint = "leave out one of them; with --ray, --workers says how many"
+        raise JobMistakesError((Mistake(key="--ray", problem="cannot be combined with --processes", hint=hint),))
+    if ray is not None:
+        return "--ray"
+    return "--processes" if processes is not None else None
 
 
 def _refuse_beside_coordinator(*, jobs: bool, shard: bool, limit: bool, part: bool, one_time: bool) -> None:

@@ -8,7 +8,7 @@ import os.path
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 import batchrunner
 from batchrunner.cli.output import print_message, print_stamped
@@ -114,6 +114,24 @@ def run_one(job_run: JobRun, asked: RunFlags) -> Report:
 
             ending.report = on_a_fast_loop(work(job_run.job, options, coordinator=asked.coordinator))
     return ending.report
+
+
+def run_on_ray(job_run: JobRun, asked: RunFlags, *, address: str, workers: int, shaped: "Shaped") -> Report:
+    """Run a job with workers on Ray, then join its shards. Raises as `batchrunner.ray.run`."""
+    from batchrunner.ray import run  # noqa: PLC0415 - when it is asked for
+
+    with _end_event(job_run, asked) as ending:
+        options = _options(job_run, asked, _progress(asked))
+        ending.report = run(job_run.job.file, workers=workers, address=address, **shaped, **options)
+    return ending.report
+
+
+class Shaped(TypedDict):
+    """What makes a job of its file: options of `load_job`."""
+
+    overrides: tuple[str, ...]
+    simulate: bool
+    out: str | None
 
 
 def run_all(job_runs: tuple[JobRun, ...], asked: RunFlags, *, at_once: bool) -> tuple[Ended, ...]:

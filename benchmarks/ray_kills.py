@@ -1,0 +1,97 @@
+"""A job on a Ray of this machine whose workers and coordinator are killed: what was paid, refused, flagged; how long.
+
+The server is a process of its own with a strict bucket, and counts what it is paid for. Needs `make test-servers`:
+
+    python benchmarks/ray_kills.py [--items 100000] [--workers 4] [--per-second 200] [--burst 20]
+        [--kill-every 15] [--kill-coordinator-every 40]
+
+A kill takes one of Ray's actors and, with it, its process; 0 seconds kill nobody.
+"""
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from batchrunner.stores.lock import holder_of
+from tests.clusters.examples import environment, holders, whole, write_job
+from tests.support import metered_server
+
+HOME = Path(__file__).resolve().parents[1]
+PROGRAM = HOME / ".servers" / "ray" / "bin" / "batchrunner"
+
+
+def main(arguments: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--items", type=int, default=100_000)
+    parser.add_argument("--workers", type=int, default=4)
+    parser.add_argument("--per-second", type=float, default=200.0)
+    parser.add_argument("--burst", type=float, default=20.0)
+    parser.add_argument("--kill-every", type=float, default=15.0)
+    parser.add_argument("--kill-coordinator-every", type=float, default=40.0)
+    asked = parser.parse_args(arguments)
+    options = [str(asked.per_second), str(asked.burst), "0.2"]
+    with tempfile.TemporaryDirectory(prefix="ray-kills-") as scratch:
+        server = subprocess.Popen(
+            [sys.executable, metered_server.__file__, *options],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            assert server.stdout is not None
+            measure(Path(scratch), server.stdout.readline().strip(), asked)
+        finally:
+            server.kill()
+            server.wait()
+
+
+def measure(folder: Path, root: str, asked: argparse.Namespace) -> None:
+    write_job(folder, root, items=asked.items, per_minute=asked.per_second * 60)
+    began = time.monotonic()
+    run = subprocess.Popen(
+        [PROGRAM, "run", "job.yaml", "--out", "out", "--ray", "--workers", str(asked.workers), "--json"],
+        cwd=folder,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    kills, worker_at, coordinator_at = 0, time.monotonic(), time.monotonic()
+    while run.poll() is None:
+        time.sleep(0.2)
+        now = time.monotonic()
+        if asked.kill_every and now - worker_at >= asked.kill_every and (found := holders(folder / "out")):
+            kill_actor_of(list(found.values())[kills % len(found)])
+            kills, worker_at = kills + 1, now
+        holder = holder_of(folder / "out" / "shards")
+        if asked.kill_coordinator_every and now - coordinator_at >= asked.kill_coordinator_every and holder:
+            kill_actor_of(holder.pid)
+            kills, coordinator_at = kills + 1, now
+    took = time.monotonic() - began
+    meter, found = metered_server.read_meter(root), whole(folder / "out")
+    flagged = found.status["sends"]["possible_duplicates"]
+    print(f"{asked.items:,} items, {asked.workers} workers, limit {asked.per_second:g}/s with burst {asked.burst:g}")
+    print(f"  exit status   {run.returncode}; rows {len(found.rows):,}, paid {meter['paid']:,}")
+    print(f"  paid twice    {meter['paid'] - meter['prompts']:,}, flagged {flagged:,}; refused {meter['refused']:,}")
+    print(f"  rate          {meter['paid'] / max(meter['seconds'], 1e-9) / asked.per_second:.1%} of the limit")
+    print(f"  time          {took:.0f} s in all, {meter['seconds']:.0f} s from first to last request; {kills} kills")
+    print(json.dumps({"verify": found.findings}))
+
+
+def kill_actor_of(process: int) -> None:
+    with suppress(OSError):  # it has just ended
+        parent = int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
+        os.kill(parent, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
