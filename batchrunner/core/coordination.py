@@ -220,6 +220,7 @@ class Coordinator:
         if end.outcome == "lost":
             self._lost(shard)
             return Ended(ok=True)
+        self.lanes.forget(end.worker)
         shard.worker = shard.held_until = None
         shard.is_fresh, shard.goes_on = False, True
         shard.message, shard.losses = end.message, 0
@@ -242,12 +243,12 @@ class Coordinator:
         """Claims without a beat are lost; to be called from time to time where nobody asks for anything."""
         for shard in self.shards:
             if shard.held_until is not None and shard.held_until <= now:
-                if shard.worker is not None:
-                    self.lanes.forget(shard.worker)
                 self._lost(shard)
 
     def _lost(self, shard: ShardState) -> None:
         self.lanes.put_down(self.shards.index(shard), None)
+        if shard.worker is not None:
+            self.lanes.forget(shard.worker)
         shard.worker = shard.held_until = None
         shard.is_fresh, shard.goes_on = False, False
         ended = shard.counts.done + shard.counts.failed

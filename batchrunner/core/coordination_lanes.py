@@ -145,8 +145,8 @@ class CoordinatedLanes:
         self._lanes: dict[str, _Lane] = {}
         self.spent: dict[int, Spent] = {}
         """Of the budget, by shard."""
-        self._allotted: dict[int, Spent] = {}
-        """What each shard with a worker may come to."""
+        self._allotted: dict[int, dict[str, deque[Spent]]] = {}
+        """What each shard with a worker may come to, as each of its lanes was told the last two times."""
         self._waits: dict[str, int] = {}
         """By unit: the shard whose next send did not fit into its part; the others' parts go to it."""
 
@@ -186,7 +186,7 @@ class CoordinatedLanes:
         return self._grant(lane, sender, told, nothing, most=most, now=now)
 
     def forget(self, worker: str) -> None:
-        """A worker is gone: what it was granted counts as sent, what it had in flight is over."""
+        """A worker has no shard any more: what it was granted counts as sent, what it had in flight is over."""
         for lane in self._lanes.values():
             lane.senders.pop(worker, None)
             if lane.prober is not None and lane.prober[0] == worker:
@@ -294,7 +294,7 @@ class CoordinatedLanes:
             return None, False
         spent = told.spent or self.spent.get(shard, Spent())
         self.spent[shard] = spent
-        before = self._allotted
+        allotted = {other: self._may_come_to(other) for other in self.spent}
         parts: dict[str, float | None] = {}
         is_spent = False
         for unit in _UNITS:
@@ -305,9 +305,11 @@ class CoordinatedLanes:
             mine = getattr(spent, unit)
             aside = getattr(told.set_aside, unit) if told.set_aside is not None else 0.0
             need = getattr(told.need, unit) if told.need is not None else 0.0
+            if unit == "calls" and told.want:
+                need = max(need, 1.0)  # where no call is left nothing is granted, so no send can say what it needs
             all_spent = sum(getattr(one, unit) for one in self.spent.values())
             others = sum(
-                max(getattr(one, unit), getattr(before[other], unit) if other in before else 0.0)
+                max(getattr(one, unit), getattr(allotted[other], unit))
                 for other, one in self.spent.items()
                 if other != shard
             )
@@ -321,8 +323,14 @@ class CoordinatedLanes:
             elif self._waits.get(unit) == shard:
                 del self._waits[unit]
             is_spent = is_spent or (need > 0.0 and all_spent + need > limit + _NOTHING)
-        before[shard] = Spent(**{unit: getattr(spent, unit) + (part or 0.0) for unit, part in parts.items()})
+        told_so_far = self._allotted.setdefault(shard, {}).setdefault(told.lane, deque(maxlen=2))
+        told_so_far.append(Spent(**{unit: getattr(spent, unit) + (part or 0.0) for unit, part in parts.items()}))
         return Left(**parts), is_spent
+
+    def _may_come_to(self, shard: int) -> Spent:
+        """What a shard may have spent or set aside. Until its next lease a worker may go by what it was told before."""
+        known = [one for each in self._allotted.get(shard, {}).values() for one in each]
+        return Spent(**{unit: max((getattr(one, unit) for one in known), default=0.0) for unit in _UNITS})
 
 
 def _ahead(lane: _Lane) -> int:

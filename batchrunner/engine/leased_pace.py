@@ -146,6 +146,11 @@ class LeasedPace:
         likely = len(self._taken) + (max(free, 1) if hungry else 0)
         return max(0, likely - len(self._moments))
 
+    def gives_back(self) -> None:
+        """No request leaves any more: what is left of the grants is told as unused."""
+        self.unused += sum(not moment.is_told for moment in self._moments)
+        self._moments.clear()
+
     def granted(self, granted: Granted, now: float) -> None:
         """The reply to a lease, read now."""
         for place in range(granted.requests):
@@ -174,6 +179,14 @@ class Leasing:
                 assert isinstance(lane.leased, LeasedPace), "the lanes of this run are leased"
                 group.create_task(self._keep(lane, lane.leased))
 
+    async def end(self) -> None:
+        """Tell what became of the last grants, so that the others have what is left of them."""
+        for lane in self._runner.lanes:
+            assert isinstance(lane.leased, LeasedPace), "the lanes of this run are leased"
+            lane.leased.gives_back()
+            with suppress(BatchrunnerError):
+                await self._ask(self._request(lane, lane.leased, self._runner.ports.clock.monotonic(), ends=True))
+
     async def _keep(self, lane: "Lane", pace: LeasedPace) -> None:
         clock = self._runner.ports.clock
         while True:
@@ -201,10 +214,10 @@ class Leasing:
                 async with asyncio.timeout(_IDLE_S):
                     await pace.wakes.wait()
 
-    def _request(self, lane: "Lane", pace: LeasedPace, now: float) -> Lease:
+    def _request(self, lane: "Lane", pace: LeasedPace, now: float, *, ends: bool = False) -> Lease:
         pace.wait_s(now, 0.0)  # what has expired is told
         want = 0
-        if lane.closed is None and not lane.paused:
+        if lane.closed is None and not lane.paused and not ends:
             want = pace.wanted(now, free=lane.limit - lane.in_flight, waits=lane.waits)
         guard = self._runner.budget_guard
         told = Lease(
@@ -248,13 +261,15 @@ async def leased(runner: "Runner", seat: Seat | None) -> AsyncIterator[None]:
         yield
         return
     seat.begins(runner)
-    leasing = asyncio.create_task(Leasing(runner, seat).keep())
+    leases = Leasing(runner, seat)
+    leasing = asyncio.create_task(leases.keep())
     leasing.add_done_callback(lambda task: _watch_leases(runner, task))
     try:
         yield
     finally:
         leasing.cancel()
         await asyncio.gather(leasing, return_exceptions=True)
+        await leases.end()
 
 
 def _watch_leases(runner: "Runner", task: "asyncio.Task[None]") -> None:

@@ -176,6 +176,17 @@ def test_when_the_parent_is_killed_the_workers_stop_and_the_same_command_goes_on
     assert sum(server.paid.values()) - ITEMS <= ran.json["sends"]["possible_duplicates"]
 
 
+def test_a_budget_that_is_used_up_ends_each_run_and_a_higher_one_goes_on(
+    words: CommandLine, server: PaidServer
+) -> None:
+    run = ("run", "job.yaml", "--processes", "2", "--quiet", "--json", "--set", "limits.requests_per_minute=6000")
+    for _ in range(2):
+        ran = words(*run, "--set", "budget.calls=11")
+        assert (ran.status, sum(server.paid.values())) == (3, 11), ran.err
+    assert words(*run, "--set", "budget.calls=1000").status == 0
+    assert (len(server.paid), set(server.paid.values())) == (ITEMS, {1})
+
+
 def _lives(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in {"Z", "X"}

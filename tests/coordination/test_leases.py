@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from batchrunner.core.coordination import Coordinator
-from batchrunner.core.coordination_messages import Counts, End, Granted, LaneParked, Lease, Spent
+from batchrunner.core.coordination_messages import Beat, Counts, End, Granted, LaneParked, Lease, Outcome, Spent
 from tests.coordination.test_claims import job
 
 LANE = " × m"
@@ -228,3 +228,56 @@ def test_what_a_worker_might_have_spent_is_free_once_it_has_put_its_shard_down(t
     third = lease(one, "w1", 3.0, want=5, spent=Spent()).budget_left
     assert third is not None
     assert third.calls == 8
+
+
+@pytest.mark.parametrize("outcome", ["finished", "paused", "lost"])
+def test_a_worker_that_has_put_its_shard_down_keeps_nothing_of_the_concurrency(
+    tmp_path: Path, outcome: Outcome
+) -> None:
+    one = coordinator(tmp_path, "limits: {requests_per_minute: 6000, concurrency: 4}", workers=2)
+    lease(one, "w0", 0.6, want=4)
+    lease(one, "w0", 0.7, want=0, used=4, in_flight=4)  # the last that is heard of it
+    assert lease(one, "w1", 0.7, want=4).concurrency == 0
+    one.answer(End(worker="w0", shard=0, epoch=1, outcome=outcome, counts=Counts()), now=0.8, wall=0.8)
+    granted = lease(one, "w1", 0.9, want=4)
+    assert (granted.concurrency, granted.requests > 0) == (4, True)
+
+
+def test_a_worker_that_asks_for_a_shard_again_begins_with_nothing(tmp_path: Path) -> None:
+    one = coordinator(tmp_path, "limits: {concurrency: 4}", workers=2)
+    lease(one, "w0", 0.6, want=4)
+    lease(one, "w0", 0.7, want=0, used=4, in_flight=4)
+    one.answer(Beat(worker="w0", shard=0, epoch=1, counts=Counts()), now=0.7, wall=0.7)
+    one.claim("w0", now=0.8)
+    assert lease(one, "w1", 0.9, want=4).concurrency == 4
+
+
+def test_where_no_call_of_the_budget_is_left_at_the_beginning_everybody_is_told_so(tmp_path: Path) -> None:
+    one = coordinator(tmp_path, "budget: {calls: 50}", workers=2)
+    one.lanes.spent.update({0: Spent(calls=30.0), 1: Spent(calls=20.0)})
+    assert lease(one, "w0", 0.6, want=0, spent=Spent(calls=30.0)).stop is None
+    assert lease(one, "w0", 0.6, want=1, spent=Spent(calls=30.0)).stop == "budget"
+
+
+def test_the_last_call_of_a_budget_goes_to_one_of_several_workers(tmp_path: Path) -> None:
+    one = coordinator(tmp_path, "budget: {calls: 1}", workers=3)
+    aside = {f"w{number}": 0.0 for number in range(3)}
+    for time in range(20):
+        for worker, calls in aside.items():
+            granted = lease(one, worker, 0.6 + 0.01 * time, want=5, spent=Spent(), set_aside=Spent(calls=calls))
+            aside[worker] = max(calls, float(granted.requests))
+    assert sum(aside.values()) == 1.0
+
+
+def test_a_part_that_gets_smaller_is_free_only_when_its_worker_has_heard_of_it(tmp_path: Path) -> None:
+    one = coordinator(tmp_path, "budget: {calls: 20}", workers=2)
+    first = lease(one, "w0", 0.6, want=5, spent=Spent(), set_aside=Spent())
+    assert first.budget_left is not None
+    assert first.budget_left.calls == 20
+    lease(one, "w1", 0.7, want=5, spent=Spent(), set_aside=Spent())
+    smaller = lease(one, "w0", 0.8, want=5, spent=Spent(), set_aside=Spent())  # meanwhile it set all of it aside
+    assert smaller.budget_left is not None
+    assert smaller.budget_left.calls == 0
+    other = lease(one, "w1", 0.9, want=5, spent=Spent(), set_aside=Spent()).budget_left
+    assert other is not None
+    assert other.calls == 0

@@ -70,3 +70,12 @@ def test_a_lane_waits_for_a_grant_and_goes_on_with_it_within_its_part_of_the_con
         assert one._hold_s(one._clock.monotonic(), fresh=True) == 0.0
 
     run_virtual(scenario)
+
+
+def test_what_is_left_of_the_grants_is_given_back_once() -> None:
+    pace = LeasedPace(Limits())
+    pace.granted(Granted(requests=3, first_s=0.0, every_s=0.0, valid_s=1.0), 0.0)
+    pace.take(0.1)
+    pace.gives_back()
+    pace.gives_back()
+    assert (pace.used, pace.unused, pace.wait_s(0.2)) == (1, 2, None)
