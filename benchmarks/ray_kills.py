@@ -57,6 +57,8 @@ def main(arguments: Sequence[str]) -> None:
 
 def measure(folder: Path, root: str, asked: argparse.Namespace) -> None:
     write_job(folder, root, items=asked.items, per_minute=asked.per_second * 60)
+    job = folder / "job.yaml"  # answers take 0.2 s: the rate is to be the limit, not the concurrency
+    job.write_text(job.read_text().replace("concurrency: 16", f"concurrency: {max(16, round(asked.per_second))}"))
     began = time.monotonic()
     run = subprocess.Popen(
         [PROGRAM, "run", "job.yaml", "--out", "out", "--ray", "--workers", str(asked.workers), "--json"],
