@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 OPTION: Final = "--coordinator"
 _AGAIN_S: Final = 0.5
 """Between two tries to reach a coordinator that is away."""
+_GIVES_UP_S: Final = 60.0
+"""A worker without a shard waits so long for a coordinator that is started again, then ends with status 4."""
 _ENDS: Final = frozenset({ExitStatus.INTERRUPTED, ExitStatus.TERMINATED, ExitStatus.STOPPED})
 
 
@@ -139,18 +141,20 @@ async def work(job: Job, options: RunOptions, *, coordinator: str) -> Report:
     digest = await asyncio.to_thread(digest_of_job, job)
     async with CoordinatorClient(address, job=digest, secret=secret_for(address, option=OPTION)) as client:
         welcome = await client.hello()
-        is_away = False
+        away_since: float | None = None
         while True:
             asked = time.monotonic()
             try:
                 claimed = await client.claim()
             except CoordinatorGoneError as error:
-                if not is_away:
+                if away_since is None:
                     say(str(error))
-                is_away = True
+                    away_since = asked
+                if asked - away_since >= _GIVES_UP_S:
+                    raise
                 await asyncio.sleep(_AGAIN_S)
                 continue
-            is_away = False
+            away_since = None
             if claimed.shard is None or claimed.epoch is None:
                 if claimed.wait_s is not None:
                     await asyncio.sleep(claimed.wait_s)

@@ -43,8 +43,8 @@ _UNITS: Final = ("calls", "tokens", "points", "money")
 class _Sender:
     """A worker, on one lane."""
 
-    asked_at: float = -math.inf
-    wants: bool = False
+    wanted_at: float = -math.inf
+    """A worker that was told to have nothing in flight may want nothing in between."""
     in_flight: int = 0
     told: int = 0
     """The concurrency that it was told last."""
@@ -70,12 +70,14 @@ class _Lane:
 
     def active(self, now: float) -> list[str]:
         """Those who want to send."""
-        return sorted(name for name, one in self.senders.items() if one.wants and now - one.asked_at < _ACTIVE_S)
+        return sorted(name for name, one in self.senders.items() if now - one.wanted_at < _ACTIVE_S)
 
     def report(self, told: Lease, now: float) -> _Sender:
         """What became of what was granted, which teaches the limiter."""
         sender = self.senders.setdefault(told.worker, _Sender())
-        sender.asked_at, sender.wants, sender.in_flight = now, told.want > 0, max(0, told.in_flight)
+        sender.in_flight = max(0, told.in_flight)
+        if told.want > 0:
+            sender.wanted_at = now
         limiter, granted, sent = self.limiter, sender.granted, sender.sent
         for _ in range(min(told.used, len(granted))):
             sent.append(granted.popleft())

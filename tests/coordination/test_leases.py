@@ -281,3 +281,21 @@ def test_a_part_that_gets_smaller_is_free_only_when_its_worker_has_heard_of_it(t
     other = lease(one, "w1", 0.9, want=5, spent=Spent(), set_aside=Spent()).budget_left
     assert other is not None
     assert other.calls == 0
+
+
+def test_what_a_worker_had_in_flight_at_its_last_lease_is_free_once_it_has_put_its_shard_down(tmp_path: Path) -> None:
+    one = coordinator(tmp_path, "limits: {concurrency: 8}", workers=2)
+    assert lease(one, "w0", 1.0, want=8).concurrency == 8
+    lease(one, "w0", 1.1, want=8, used=8, in_flight=8)
+    assert lease(one, "w1", 1.2, want=8).concurrency == 0
+    one.answer(End(worker="w0", shard=0, epoch=1, outcome="finished", counts=Counts(done=8)), now=1.3, wall=1.3)
+    assert lease(one, "w1", 1.4, want=1).concurrency == 8
+
+
+def test_a_worker_that_has_no_part_yet_gets_one_though_it_wants_nothing_in_between(tmp_path: Path) -> None:
+    one = coordinator(tmp_path, "limits: {concurrency: 8}", workers=2)
+    assert lease(one, "w0", 1.0, want=8).concurrency == 8
+    lease(one, "w1", 1.1, want=1)
+    lease(one, "w1", 1.2, want=0)
+    assert lease(one, "w0", 1.3, want=8, in_flight=4).concurrency == 4
+    assert lease(one, "w1", 1.4, want=1).concurrency == 4
