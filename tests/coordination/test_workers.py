@@ -96,15 +96,16 @@ def merged(batchrunner: CommandLine, meter: Meter, items: int) -> None:
 
 
 def test_two_workers_share_one_pace_and_one_job(batchrunner: CommandLine) -> None:
-    with metered_server(per_second=40, burst=5) as (root, meter):
-        job = write(batchrunner, root, 60, limits="requests_per_minute: 2000, concurrency: 20")
+    items = 120  # with a pace each, 66 a second would leave: 28 of these were refused
+    with metered_server(per_second=40, burst=20) as (root, meter):
+        job = write(batchrunner, root, items, limits="requests_per_minute: 2000, concurrency: 20")
         with coordinated(job, shards=4, expires_s=6.0) as (coordinator, address):
             workers = [start(batchrunner, address) for _ in range(2)]
             for worker in workers:
                 assert ended(worker)[0] == 0
             assert coordinator.is_finished
-        assert (meter.refused, meter.paid.total()) == (0, 60)
-        merged(batchrunner, meter, 60)
+        assert (meter.refused, meter.paid.total()) == (0, items)
+        merged(batchrunner, meter, items)
 
 
 def test_killed_workers_lose_nothing_and_what_is_paid_twice_is_flagged(batchrunner: CommandLine) -> None:
