@@ -16,7 +16,7 @@ class RemotePlace:
     package: str
     """The one on PyPI that lets fsspec read it."""
     credentials: str
-    """Where its credentials come from, for messages."""
+    """Where its credentials come from, for messages; empty where none are sent."""
     has_folders: bool = True
     """What lies below an address can be listed."""
     may_lack_ranges: bool = False
@@ -28,7 +28,7 @@ class RemotePlace:
 _AWS: Final = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
 _GOOGLE: Final = "GOOGLE_APPLICATION_CREDENTIALS"
 _AZURE: Final = "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY"
-_WEB: Final = RemotePlace(package="aiohttp", credentials="nothing", has_folders=False, may_lack_ranges=True)
+_WEB: Final = RemotePlace(package="aiohttp", credentials="", has_folders=False, may_lack_ranges=True)
 
 PLACES: Final[dict[str, RemotePlace]] = {
     "s3": RemotePlace(package="s3fs", credentials=_AWS, is_written=True),

@@ -111,6 +111,16 @@ def test_a_file_that_is_refused_is_a_mistake_with_its_reason(web: WebFiles, stat
     assert found.file == f"{web.root}/a.jsonl"
 
 
+@pytest.mark.parametrize(("status", "said"), [(401, "download the file"), (403, "download the file"), (404, "browser")])
+def test_a_web_server_that_refuses_is_no_matter_of_credentials_or_buckets(web: WebFiles, status: int, said: str) -> None:
+    asked = job(web, "a.jsonl", ROWS)
+    web.status = status
+    hint = mistake(asked).hint or ""
+    assert said in hint
+    assert "these credentials" not in hint
+    assert "bucket" not in hint
+
+
 def test_a_server_that_does_not_answer_is_a_mistake_with_its_reason(web: WebFiles) -> None:
     with web_files() as gone:
         asked = job(gone, "a.jsonl", ROWS)

@@ -235,6 +235,8 @@ def _store_of(address: str) -> Any:
     return store
 
 
+_IN_BROWSER: Final = "look at the address: open it in a browser"
+_PUBLIC_ONLY: Final = "no credentials are sent to web servers: download the file, and name the copy in `file`"
 _FINAL: Final = (FileNotFoundError, PermissionError, IsADirectoryError, ValueError, BadSourceError)
 """What no second try changes."""
 
@@ -264,16 +266,17 @@ def _worded(address: str) -> Iterator[None]:
 
 
 def _fault(address: str, error: Exception) -> BadSourceError:
-    words = _words_of(error, address)
+    words, credentials = _words_of(error, address), PLACES[scheme_of(address)].credentials
     if isinstance(error, FileNotFoundError):
         where = urlsplit(address).netloc
         problem = f"is not there: {words}" if " " in words else f"is not there: `{where}` has nothing of this name"
-        return BadSourceError(problem, hint="look at the bucket and the path; names in stores are case-sensitive")
+        hint = "look at the bucket and the path; names in stores are case-sensitive" if credentials else _IN_BROWSER
+        return BadSourceError(problem, hint=hint)
     if _lacks_credentials(error):
-        hint = f"set {PLACES[scheme_of(address)].credentials} in the environment"
+        hint = f"set {credentials} in the environment"
         return BadSourceError("cannot be read: there are no credentials for it", hint=hint)
     if isinstance(error, PermissionError) or _is_refusal(error):
-        hint = f"look at what these credentials may read: {PLACES[scheme_of(address)].credentials}"
+        hint = f"look at what these credentials may read: {credentials}" if credentials else _PUBLIC_ONLY
         return BadSourceError(f"may not be read: {words}", hint=hint)
     if _is_changed(error):
         return BadSourceError("was changed while it was read", hint=_AGAIN)
