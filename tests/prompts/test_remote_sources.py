@@ -111,8 +111,16 @@ def test_a_file_that_is_refused_is_a_mistake_with_its_reason(web: WebFiles, stat
     assert found.file == f"{web.root}/a.jsonl"
 
 
+def test_an_empty_file_of_a_web_server_is_no_fault_of_the_program(web: WebFiles) -> None:
+    web.files["/a.jsonl"] = b""
+    with opening.opened(f"{web.root}/a.jsonl") as file:
+        assert file.read() == b""
+
+
 @pytest.mark.parametrize(("status", "said"), [(401, "download the file"), (403, "download the file"), (404, "browser")])
-def test_a_web_server_that_refuses_is_no_matter_of_credentials_or_buckets(web: WebFiles, status: int, said: str) -> None:
+def test_a_web_server_that_refuses_is_no_matter_of_credentials_or_buckets(
+    web: WebFiles, status: int, said: str
+) -> None:
     asked = job(web, "a.jsonl", ROWS)
     web.status = status
     hint = mistake(asked).hint or ""

@@ -138,7 +138,8 @@ class _RemoteFile(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        return int(self._file.seek(offset, whence))
+        self._file.seek(offset, whence)  # of an empty file of a web server it returns None
+        return int(self._file.tell())
 
     def readinto(self, into: Any) -> int:
         piece = self.read(len(into))
