@@ -118,7 +118,7 @@ def run(
         check_all_are_here(base)
         api.merge(str(base))
         return api.run_sync(whole, **options)
-    return _unfinished(whole, coordinator, ended)
+    return _unfinished(whole, coordinator, ended, command=options.get("command"))
 
 
 def _quiet(_line: str) -> None:
@@ -151,7 +151,7 @@ def check_all_are_here(base: Path) -> None:
         )
 
 
-def _unfinished(job: Job, coordinator: ProcessEnded, workers: Sequence[ProcessEnded]) -> Report:
+def _unfinished(job: Job, coordinator: ProcessEnded, workers: Sequence[ProcessEnded], *, command: str | None) -> Report:
     """Raises BatchrunnerError where no shard has begun."""
     told = coordinator
     if coordinator.status not in set(ExitStatus) or coordinator.status in {ExitStatus.STOPPED, ExitStatus.TERMINATED}:
@@ -160,7 +160,8 @@ def _unfinished(job: Job, coordinator: ProcessEnded, workers: Sequence[ProcessEn
     if read_layout(Path(job.output.dir)) is None:
         raise BatchrunnerError(told.said or f"the coordinator ended with status {told.status}")
     status = api.status(job.output.dir)
-    return Report(status=replace(status, message=status.message or _line(told.said) or None), exit_status=known)
+    message = status.message or _line(told.said) or None
+    return Report(status=replace(status, message=message, next_command=command), exit_status=known)
 
 
 def _stands(base: Path) -> str:

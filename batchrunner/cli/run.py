@@ -225,6 +225,7 @@ def run(
             processes=processes,
             typed=typed,
             coordinator=coordinator,
+            on_ray=(f"--ray={ray}", "--workers", str(workers or _WORKERS)) if ray is not None else (),
         )
         if len(job_runs) > 1:
             return _close(run_all(job_runs, asked, at_once=parallel), as_json=as_json, log_json=log_json)
@@ -318,6 +319,7 @@ def load(
     processes: int | None = None,
     typed: TypedPart | None = None,
     coordinator: str | None = None,
+    on_ray: tuple[str, ...] = (),
 ) -> tuple[JobRun, ...]:
     """All jobs, read and resolved; `typed` is for the commands that continue them.
 
@@ -342,6 +344,7 @@ def load(
                 part=(
                     *(part_words(typed, anywhere=anywhere) if typed is not None else ()),
                     *(("--coordinator", coordinator) if coordinator is not None else ()),
+                    *on_ray,
                 ),
                 anywhere=anywhere,
             )

@@ -97,6 +97,7 @@ def test_ctrl_c_ends_every_shard_in_order_and_the_same_command_goes_on(tmp_path:
         run.send_signal(signal.SIGINT)
         _out, err = run.communicate(timeout=PATIENCE_S)
         assert run.returncode == 130, err
+        assert "run job.yaml --out out --ray=local --workers 2" in err, "the command that goes on"
         assert not (tmp_path / "out" / "results.jsonl").exists(), "what is unfinished is not joined"
         again = start(tmp_path)
         _out, err = again.communicate(timeout=PATIENCE_S)
