@@ -43,7 +43,6 @@ from batchrunner.core.lifecycle import (
     OpenTask,
     Park,
     S,
-    SharedSend,
     TaskOwners,
     effort_of,
     named_task,
@@ -64,10 +63,6 @@ class Memory:
         self.table = ItemTable()
         self._sending: dict[bytes, int] = {}
         """Items under way, with their numbers in the table."""
-        self._shared: dict[bytes, SharedSend] = {}
-        """Items that went, with others, in one request which may have been billed without a usable answer."""
-        self._lead = b""
-        """Whose intent was the last of a request: those that ride with it follow."""
         self._reasks: set[bytes] = set()
         """Items whose last answer broke its schema; the process of this segment has the correction for the model."""
         self._uncorrected: set[bytes] = set()
@@ -422,7 +417,6 @@ class Memory:
             handed_over=self.hand_overs.dumped(self.table),
             cache_read=self.cache_read,
             cache_write=self.cache_write,
-            shared_sends=_by_request(self._shared),
         )
 
     def agrees_with(self, other: "Memory") -> bool:
@@ -472,21 +466,8 @@ class Memory:
         self.segments, self.reused = figures.segments, figures.reused
         self.cache_read, self.cache_write = figures.cache_read, figures.cache_write
         self.batches = RemoteBatches({batch.number: batch for batch in figures.batches})
-        self._shared = _by_item(figures.shared_sends)
         self.hand_overs = hand_overs
         return True
-
-
-def _by_request(shared: dict[bytes, SharedSend]) -> list[tuple[list[str], int]]:
-    requests: dict[int, tuple[list[str], int]] = {}
-    for key, request in shared.items():
-        requests.setdefault(id(request), ([], request.doubts))[0].append(key.hex())
-    return list(requests.values())
-
-
-def _by_item(requests: list[tuple[list[str], int]]) -> dict[bytes, SharedSend]:
-    sends = [(keys, SharedSend(doubts)) for keys, doubts in requests]
-    return {bytes.fromhex(key): request for keys, request in sends for key in keys}
 
 
 T = TypeVar("T")

@@ -197,24 +197,6 @@ def usage_in(event: Ready) -> Usage | None:
     return None if usage == Usage() else usage
 
 
-@dataclass(slots=True)
-class SharedSend:
-    """A request that carries several items."""
-
-    doubts: int = 0
-    """Of its items, those that may have been billed without a usable answer: together they are one request."""
-
-    def is_doubted(self) -> bool:
-        """One more of them is in doubt: whether it is the first."""
-        self.doubts += 1
-        return self.doubts == 1
-
-    def is_cleared(self) -> bool:
-        """One of them has its answer after all: whether none is in doubt any more."""
-        self.doubts -= 1
-        return not self.doubts
-
-
 # What is known of one item, in one word of 64 bits: how its fields lie in it.
 
 # The word, from its lowest bit: state 3, doubtful 1, cut 1, fresh 1, attempts 8, ambiguous 8, sends 16, the model's

@@ -265,5 +265,3 @@ class Figures:
     """Keys of the items, and of each the number of its (model, class of problem)."""
     cache_read: int | None = None
     cache_write: int | None = None
-    shared_sends: list[tuple[list[str], int]] = field(default_factory=list)
-    """Of each request that carried several items: (their keys, how many of them are in doubt)."""

@@ -52,7 +52,6 @@ from batchrunner.core.lifecycle import (
     ItemState,
     Park,
     S,
-    SharedSend,
     plus_ambiguous,
     usage_in,
     with_attempts,
@@ -117,10 +116,6 @@ class LedgerState(Memory):
             | min(n, SENDS_MAX) << SENDS
             | self._count_send(model, account, at, 0 if rides else 1) << MODEL
         )
-        if rides or self._shared:
-            self._sent_with(key, rides=rides)
-        else:
-            self._lead = key
         sending = self._sending
         sending[key] = number
         if len(sending) > self.most_sending:  # noqa: PLR1730 - a call of `max` is dear here
@@ -177,8 +172,6 @@ class LedgerState(Memory):
         self._counts[_SENDING] -= 1
         self._counts[_DONE] += 1
         self._sending.pop(key, None)
-        if self._shared:
-            self._shared.pop(key, None)
         self.events += 1
 
     def _step(self, key: bytes, event: ItemEvent, at: float) -> None:
@@ -201,7 +194,7 @@ class LedgerState(Memory):
         sent_model, sent_account = "", ""
         day_begins = day_ends = inf
         model = more = begun = known = 0
-        most, lead = self.most_sending, self._lead
+        most = self.most_sending
         places: list[int] = []
         ended: list[Done] = []
         # A `done` finds its item's number among those under way: only sends are looked up in the table.
@@ -212,11 +205,10 @@ class LedgerState(Memory):
                 a, n, number = event.a, event.n, next(numbers)
                 word = words[number]
                 if not usual or word & (ITEM_STATE | DOUBTFUL) or a > BYTE or n > SENDS_MAX or event.w:
-                    more, day_ends, self._lead = self._count_more(sent, more), -inf, lead
+                    more, day_ends = self._count_more(sent, more), -inf
                     self.sent(
                         key, model=event.model, account=event.account, n=n, a=a, at=at, number=number, rides=event.w
                     )
-                    lead = self._lead
                     continue
                 if event.model == sent_model and event.account == sent_account and day_begins <= at < day_ends:
                     more += 1
@@ -227,7 +219,6 @@ class LedgerState(Memory):
                     day_ends = day_begins + DAY_S
                     model = self._count_send(*sent) << MODEL
                 words[number] = word & SENT_KEEPS | _SENT | a << ATTEMPTS | n << SENDS | model
-                lead = key
                 begun += 1
                 known += bool(word & KNOWN)
                 sending[key] = number
@@ -259,10 +250,6 @@ class LedgerState(Memory):
             places.append(number)
             del sending[key]
         self._count_more(sent, more)
-        self._lead = lead
-        for key in self._shared.keys() & keys if ended else ():
-            if key not in sending:
-                self._shared.pop(key)
         self._counts[_PENDING] -= known
         self._counts[_SENDING] += begun - len(ended)
         self._counts[_DONE] += len(ended)
@@ -350,7 +337,7 @@ class LedgerState(Memory):
                 self.tasks[key] = self._named[key]
                 self._store(number, packed & ~ITEM_STATE | S.ACCEPTED)
                 continue
-            self.unknown += self._is_doubted(key)
+            self.unknown += 1
             packed = with_attempts(plus_ambiguous(packed), (packed >> ATTEMPTS & BYTE) + 1)
             self._store(number, self._doubt((packed & ~ITEM_STATE) | CUT | S.PENDING, doubtful=True))
         self._sending.clear()
@@ -420,12 +407,13 @@ class LedgerState(Memory):
         match event:
             case Intent() | Batched():
                 model = event.model if isinstance(event, Intent) else self.batches.of(event.b).model
-                self._sent_with(key, rides=isinstance(event, Intent) and event.w)
                 packed = self._doubt(packed, doubtful=False) & ~CUT
                 packed = with_sends(with_attempts(packed, event.a), event.n)
                 return packed & (BELOW_SEEN & ~(MODEL_MASK << MODEL)) | min(self._numbers[model], MODEL_MASK) << MODEL
             case Refused() | Ready():
-                self._note_on_the_way(key, event)
+                if isinstance(event, Ready) and key in self.tasks:
+                    self.tasks[key].urls = (*self.tasks[key].urls[: event.first], *event.urls)
+                    self.tasks[key].usage = usage_in(event) or self.tasks[key].usage
                 return packed
             case Accepted():
                 self._accept(key, event, at)
@@ -434,12 +422,11 @@ class LedgerState(Memory):
                 packed = self._doubt(packed, doubtful=event.ambiguous and isinstance(event, Retry))
                 if event.ambiguous:
                     packed = plus_ambiguous(packed)
-                    self.ambiguous += self._is_doubted(key)
-                self._shared.pop(key, None)
+                    self.ambiguous += 1
                 return with_attempts(packed, event.a)
             case Done():
                 self.lost.discard(key)
-                return self._finish(key, packed, event)
+                return self._finish(packed, event)
             case Lost():
                 self.lost.discard(key)
                 return with_attempts(packed & BELOW_SEEN, 0)
@@ -452,31 +439,9 @@ class LedgerState(Memory):
         self.ambiguous -= counted
         return S.ACCEPTED, packed - counted * (1 << AMBIGUOUS)
 
-    def _note_on_the_way(self, key: bytes, event: Refused | Ready) -> None:
-        """What changes nothing of where the item stands."""
-        if isinstance(event, Refused):
-            self._shared.pop(key, None)
-        elif key in self.tasks:
-            self.tasks[key].urls = (*self.tasks[key].urls[: event.first], *event.urls)
-            self.tasks[key].usage = usage_in(event) or self.tasks[key].usage
-
-    def _sent_with(self, key: bytes, *, rides: bool) -> None:
-        """The item leaves, in a request of its own or in that of the item before it."""
-        if rides:
-            self._shared[key] = self._shared.setdefault(self._lead, SharedSend())
-        else:
-            self._lead = key
-            self._shared.pop(key, None)
-
-    def _is_doubted(self, key: bytes) -> bool:
-        """Whether that this item may have been billed for nothing says it of one more request."""
-        request = self._shared.get(key)
-        return request is None or request.is_doubted()
-
-    def _finish(self, key: bytes, packed: int, event: Done) -> int:
-        request = self._shared.pop(key, None)
+    def _finish(self, packed: int, event: Done) -> int:
         if packed & CUT and not event.reused:  # its answer had reached the disk after all
-            self.unknown -= request is None or request.is_cleared()
+            self.unknown -= 1
         self.reused += event.reused
         self._count_row(event.length, event.images, event.input_tokens, event.output_tokens)
         self._count_cached(event.cache_read, event.cache_write)

@@ -249,7 +249,7 @@ def means_gone(value: Json, task_id: str, *, status: int | None) -> bool:
     if not layers:
         return False
     said = " ".join(filter(None, (message_in(value), reason_in(value).message, word_in(value))))
-    text = re.sub(r"\S*/\S*", " ", said)
+    text = " ".join(word for word in said.split() if "/" not in word)  # paths and types are no words about the task
     gone = _GONE.search(text) is not None
     if any(_OTHER_PARTS.search(found[0]) is None for found in _TASK_GONE.finditer(text)):
         return True

@@ -29,9 +29,7 @@ _tokens = st.none() | st.integers(0, 99)
 _named = {"i": st.just("blue"), "k": _keys}
 _numbered = {**_named, "n": st.integers(0, 70_000), "a": st.integers(0, 300)}
 _usual: st.SearchStrategy[Intent | Done] = st.one_of(
-    st.builds(
-        Intent, **_numbered, model=st.sampled_from(MODELS), account=st.sampled_from(["", "KEY"]), w=st.booleans()
-    ),
+    st.builds(Intent, **_numbered, model=st.sampled_from(MODELS), account=st.sampled_from(["", "KEY"])),
     st.builds(
         Done,
         **_numbered,
@@ -67,9 +65,7 @@ def quickly(state: LedgerState, event: Event | str, at: float) -> None:
     if isinstance(event, str):
         state.segment_ended()
     elif isinstance(event, Intent):
-        state.sent(
-            bytes.fromhex(event.k), model=event.model, account=event.account, n=event.n, a=event.a, at=at, rides=event.w
-        )
+        state.sent(bytes.fromhex(event.k), model=event.model, account=event.account, n=event.n, a=event.a, at=at)
     elif isinstance(event, Done):
         state.ended_well(
             bytes.fromhex(event.k),
@@ -173,49 +169,3 @@ def test_many_sends_and_good_answers_at_once_do_what_they_do_one_by_one(
     for state in (quick, slow):
         state.segment_ended()
     assert everything_known(quick) == everything_known(slow)
-
-
-def _together(state: LedgerState) -> LedgerState:
-    """Three items leave in one request."""
-    for number, key in enumerate(KEYS):
-        state.apply(Intent(i="blue", k=key, n=1, a=0, model="m", account="", w=number > 0), at=AT)
-    return state
-
-
-def _found(key: str) -> Done:
-    return Done(i="blue", k=key, n=1, a=1, crc="0badcafe", length=9)
-
-
-def test_items_in_doubt_that_went_in_one_request_are_one_request() -> None:
-    state = _together(LedgerState())
-    for key in KEYS:
-        state.apply(Retry(i="blue", k=key, n=1, a=1, kind="timeout", ambiguous=True), at=AT)
-    assert (state.ambiguous, state.unknown, state.sends) == (1, 0, 1)
-    assert {state.record(bytes.fromhex(key)).ambiguous for key in KEYS} == {1}
-    _together(state)
-    state.apply(_found(KEYS[0]), at=AT)
-    state.apply(Retry(i="blue", k=KEYS[1], n=2, a=2, kind="timeout", ambiguous=True), at=AT)
-    assert state.ambiguous == 2, "the next request is another one, and part of it was of no use"
-
-
-@pytest.mark.parametrize("through_a_checkpoint", [False, True])
-def test_a_killed_request_of_several_items_is_one_until_all_are_found(*, through_a_checkpoint: bool) -> None:
-    state = _together(LedgerState())
-    state.segment_ended()
-    assert (state.ambiguous, state.unknown) == (0, 1)
-    if through_a_checkpoint:
-        later = LedgerState()
-        assert later.take_over(state.figures(), state.table)
-        state = later
-    for key in KEYS:
-        assert state.unknown == 1
-        state.apply(_found(key), at=AT)
-    assert state.unknown == 0
-
-
-def test_items_that_left_alone_are_a_request_each() -> None:
-    state = LedgerState()
-    for key in KEYS:
-        state.apply(Intent(i="blue", k=key, n=1, a=0, model="m", account=""), at=AT)
-    state.segment_ended()
-    assert state.unknown == 3

@@ -88,10 +88,10 @@ def broken_row(patch: Patch, error: Exception) -> None:
 def broken_keeper(patch: Patch, error: Exception) -> None:
     keep = PictureSaver.keep
 
-    async def broken(self: PictureSaver, work: Any, pictures: Any) -> Any:
+    async def broken(self: PictureSaver, work: Any, *given: Any, **named: Any) -> Any:
         if work.item.prompt == BAD:
             raise error
-        return await keep(self, work, pictures)
+        return await keep(self, work, *given, **named)
 
     patch.setattr(PictureSaver, "keep", broken)
 
