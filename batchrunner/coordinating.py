@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
-from batchrunner.coordination.address import Address
+from batchrunner.coordination.address import PROCESSES_VARIABLE, Address
 from batchrunner.coordination.desk import Desk
 from batchrunner.coordination.server import CoordinatorServer
 from batchrunner.core.coordination import EXPIRES_S, Coordinator
@@ -259,6 +259,8 @@ def _report(coordinator: Coordinator, job: Job, base: Path, shutdown: Shutdown) 
 class _WorkerPlace:
     """A place for a worker: who is there, and what became of those before."""
 
+    of: int
+    """How many places there are."""
     process: asyncio.subprocess.Process | None = None
     deaths: int = 0
     ended_at_death: int = -1
@@ -282,7 +284,7 @@ async def run_processes(
         WorkersEndedError: the workers could not work, or died again and again.
         WrongDirectoryError, LockHeldError, LedgerDamagedError, StoreBrokenError: nothing was sent.
     """
-    shutdown, places = Shutdown(), [_WorkerPlace() for _ in range(processes)]
+    shutdown, places = Shutdown(), [_WorkerPlace(of=processes) for _ in range(processes)]
     folder = await asyncio.to_thread(tempfile.mkdtemp, prefix="batchrunner-")
     address = Address(path=str(Path(folder) / "coordinator"))
     try:
@@ -334,6 +336,7 @@ async def _keep(
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,
+            env={**os.environ, PROCESSES_VARIABLE: str(place.of)},
             start_new_session=True,  # Ctrl-C in a terminal reaches this process, which hands it on
         )
         assert process.stderr is not None, "it is a pipe"

@@ -108,6 +108,8 @@ def refuse_beside_processes(
 def run_in_processes(job_run: JobRun, asked: RunFlags, worker: list[str], *, processes: int) -> Report:
     """Run a job with so many processes of this machine; then merge, and let one process write what is about the whole.
 
+    The whole job's run goes on without --processes, which options such as --retry-failed are not for.
+
     `worker`: the arguments of `run` for a worker, without the coordinator's address. Raises as `run_one`.
     """
     from batchrunner.api import on_a_fast_loop  # noqa: PLC0415 - it loads most of the program: only when it is called
@@ -124,7 +126,7 @@ def run_in_processes(job_run: JobRun, asked: RunFlags, worker: list[str], *, pro
     if is_finished:
         batchrunner.merge(job.output.dir)
         return run_one(job_run, asked)
-    report = _with_command(report, job_run.command)
+    report = _with_command(report, f"{job_run.command} --processes {processes}")
     for follower in asked.followers:
         follower.ended(job.name, report.exit_status, status=report.status)
     return report

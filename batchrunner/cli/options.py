@@ -180,7 +180,6 @@ def run_command(
     simulate: bool,
     out: str | None,
     shard: str | None = None,
-    processes: int | None = None,
     part: Sequence[str] = (),
     anywhere: bool = False,
 ) -> str:
@@ -197,7 +196,6 @@ def run_command(
     options += ["--simulate"] if simulate else []
     options += ["--out", out] if out is not None else []
     options += ["--shard", shard] if shard is not None else []
-    options += ["--processes", str(processes)] if processes is not None else []
     options += part
     file = f"./{job_file}" if job_file.startswith("-") else job_file
     return f"{program(anywhere=anywhere)} {shlex.join(['run', file, *options])}"

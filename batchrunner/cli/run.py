@@ -4,6 +4,7 @@ An error in any job stops all of them before anything is sent. Several jobs run 
 `--parallel`; one that ends badly does not keep the others from running, an interruption does.
 """
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -222,7 +223,6 @@ def run(
             simulate=simulate,
             out=out,
             shard=shard,
-            processes=processes,
             typed=typed,
             coordinator=coordinator,
             on_ray=(f"--ray={ray}", "--workers", str(workers or _WORKERS)) if ray is not None else (),
@@ -316,7 +316,6 @@ def load(
     simulate: bool,
     out: str | None,
     shard: str | None = None,
-    processes: int | None = None,
     typed: TypedPart | None = None,
     coordinator: str | None = None,
     on_ray: tuple[str, ...] = (),
@@ -332,6 +331,11 @@ def load(
         mistakes.append(
             Mistake(key="--out", problem="several jobs cannot share a directory", hint="run them one at a time")
         )
+    from batchrunner.coordination.address import PROCESSES_VARIABLE  # noqa: PLC0415 - only `run` needs it
+
+    goes_on = ("--coordinator", coordinator) if coordinator is not None else ()
+    if coordinator is not None and (processes := os.environ.get(PROCESSES_VARIABLE)) is not None:
+        goes_on = ("--processes", processes)  # its coordinator's address is gone when that is
     for file in files:
         command, elsewhere = (
             run_command(
@@ -340,10 +344,9 @@ def load(
                 simulate=simulate,
                 out=out,
                 shard=shard,
-                processes=processes,
                 part=(
                     *(part_words(typed, anywhere=anywhere) if typed is not None else ()),
-                    *(("--coordinator", coordinator) if coordinator is not None else ()),
+                    *goes_on,
                     *on_ray,
                 ),
                 anywhere=anywhere,

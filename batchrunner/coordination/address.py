@@ -11,6 +11,8 @@ from typing import Final
 
 from batchrunner.core.errors import BatchrunnerError, JobMistakesError, Mistake
 
+PROCESSES_VARIABLE: Final = "BATCHRUNNER_PROCESSES"
+"""In the environment of a worker of `run --processes N`: N, for the command that goes on when its parent has died."""
 SECRET_VARIABLE: Final = "BATCHRUNNER_COORDINATOR_SECRET"  # noqa: S105 - a name
 _UNIX_BYTES: Final = 100
 """Longer paths of sockets are refused by some systems."""

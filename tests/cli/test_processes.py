@@ -48,7 +48,10 @@ class _Answers(BaseHTTPRequestHandler):
         choice = {"index": 0, "message": {"role": "assistant", "content": "yes"}, "finish_reason": "stop"}
         usage = {"prompt_tokens": 2, "completion_tokens": 1, "total_tokens": 3}
         reply = json.dumps({"id": "x", "object": "chat.completion", "choices": [choice], "usage": usage}).encode()
-        self.send_response(200)
+        is_bad = "bad" in asked["messages"][-1]["content"]
+        if is_bad:
+            reply = b'{"error": {"message": "invalid prompt", "type": "invalid_request_error"}}'
+        self.send_response(400 if is_bad else 200)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(reply)))
         self.end_headers()
@@ -171,6 +174,8 @@ def test_when_the_parent_is_killed_the_workers_stop_and_the_same_command_goes_on
     until(lambda: not any(_lives(child) for child in children))
     before = sum(server.paid.values())
     assert before < ITEMS
+    told = words("status", "outputs/words", "--json").json["next_command"]
+    assert told.endswith("run job.yaml --processes 2"), told
     ran = words("run", "job.yaml", "--processes", "2", "--json", "--quiet")
     assert ran.status == 0, ran.err
     assert sum(server.paid.values()) - ITEMS <= ran.json["sends"]["possible_duplicates"]
@@ -185,6 +190,13 @@ def test_a_budget_that_is_used_up_ends_each_run_and_a_higher_one_goes_on(
         assert (ran.status, sum(server.paid.values())) == (3, 11), ran.err
     assert words(*run, "--set", "budget.calls=1000").status == 0
     assert (len(server.paid), set(server.paid.values())) == (ITEMS, {1})
+
+
+def test_the_command_that_retries_failed_items_after_the_merge_is_one_that_is_taken(words: CommandLine) -> None:
+    (words.folder / "words.jsonl").write_text('{"word": "bad"}\n{"word": "good"}\n')
+    ran = words("run", "job.yaml", "--processes", "2", "--quiet", "--json")
+    assert (ran.status, ran.json["items"]["failed"]) == (1, 1), ran.err
+    assert ran.json["next_command"].endswith("run job.yaml --retry-failed")
 
 
 def _lives(pid: int) -> bool:
