@@ -23,13 +23,16 @@ _MOST_LOOKED_AT: Final = 5_000
 
 
 def disk_plan(job: Job, *, ahead: int, done: int, files: int) -> DiskPlan | None:
-    """What `ahead` items will need; None for jobs that make no files. `done` items came with `files` so far. Blocks."""
+    """What `ahead` items will need; None for jobs that make no files. Blocks.
+
+    `done` items came so far, with `files` pictures in their rows.
+    """
     if job.kind not in {"image", "media"} or not ahead:
         return None
     folder = Path(job.output.dir)
     free = _free_bytes(folder)
     sizes = [size for name in _FOLDERS for size in islice(_sizes(folder / name), _MOST_LOOKED_AT)]
-    if not sizes or not done or not files:
+    if not sizes or not done:
         return DiskPlan(items=ahead, measured=0, needed_bytes=None, free_bytes=free)
     thumbs = list(islice(_sizes(folder / THUMBNAILS), _MOST_LOOKED_AT)) if job.output.report else []
     a_file = sum(sizes) / len(sizes) + (sum(thumbs) / len(thumbs) if thumbs else 0.0)

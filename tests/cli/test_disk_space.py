@@ -24,12 +24,12 @@ def _plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     """(its JSON, its text) on a disk with so much free; in this process, so that the disk can be another."""
     monkeypatch.chdir(tmp_path)
 
-    def plan(*, free_bytes: int) -> tuple[Any, str]:
+    def plan(*more: str, free_bytes: int) -> tuple[Any, str]:
         monkeypatch.setattr("batchrunner.report.disk_space.shutil.disk_usage", lambda _: Usage(1, 1, free_bytes))
         capsys.readouterr()
-        assert main(["plan", "job.yaml", "--json"]) == 0
+        assert main(["plan", "job.yaml", "--json", *more]) == 0
         told = json.loads(capsys.readouterr().out)
-        assert main(["plan", "job.yaml"]) == 0
+        assert main(["plan", "job.yaml", *more]) == 0
         return told, capsys.readouterr().err
 
     return plan
@@ -51,6 +51,16 @@ def test_a_plan_says_what_files_will_need_from_what_came_so_far(plan: Planned) -
     assert "make room" not in words
     told, words = plan(free_bytes=20_000)
     assert "of 4 items: make room, or name another `output.dir`" in words
+
+
+def test_videos_that_came_are_measured_as_pictures_are(plan: Planned) -> None:
+    provider = "provider: {dialect: task, task: openai-videos, base_url: 'http://127.0.0.1:9/v1'}"
+    Path("job.yaml").write_text(JOB.replace("kind: image", "kind: media").replace("provider: simulator", provider))
+    main(["run", "job.yaml", "--limit", "2", "--simulate"])
+    told, _ = plan("--simulate", free_bytes=3_000_000_000)
+    films = [path.stat().st_size for path in (Path(told["dir"]) / "media").iterdir()]
+    assert (told["disk"]["items"], told["disk"]["measured"]) == (4, 2)
+    assert told["disk"]["needed_bytes"] == round(4 * sum(films) / 2)
 
 
 def test_a_plan_without_files_to_make_says_nothing_of_the_disk(plan: Planned) -> None:
