@@ -2,7 +2,6 @@
 
 import fcntl
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,9 +11,9 @@ from typing import Any
 import pytest
 
 import batchrunner as package
-from batchrunner.stores.files import DISK
 from batchrunner.stores.merging import Merge
 from tests.support.command_line import CommandLine, Ran
+from tests.support.ending_process import ends_at_call
 from tests.support.json_lines import json_lines
 
 OUT = "outputs/words.simulated"
@@ -285,32 +284,6 @@ def test_batches_of_shards_have_numbers_and_files_of_their_own(batchrunner: Comm
 
 # A merge that ends at any call to the disk, as a kill ends it: the next one comes to the same.
 
-_CALLS = ("open_new", "write", "fsync", "rename", "fsync_folder", "unlink", "make_folder")
-
-
-def merge_until(base: Path, call: int) -> bool:
-    """Merge in a process that ends for good at this call to the disk; whether it came that far."""
-    pid = os.fork()
-    if pid == 0:
-        left = [call]
-
-        def counted(method: Any) -> Any:
-            def one(*arguments: Any) -> Any:
-                left[0] -= 1
-                if left[0] < 0:
-                    os._exit(9)
-                return method(*arguments)
-
-            return one
-
-        for name in _CALLS:
-            setattr(type(DISK), name, staticmethod(counted(getattr(DISK, name))))
-        try:
-            Merge(base, partial=False).run()
-        finally:
-            os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 9
-
 
 def test_a_merge_that_is_killed_at_any_call_can_be_run_again(batchrunner: CommandLine) -> None:
     write(batchrunner, more="kind: image\nparams: {size: 64x64}\n")
@@ -318,7 +291,7 @@ def test_a_merge_that_is_killed_at_any_call_can_be_run_again(batchrunner: Comman
     base = batchrunner.folder / OUT
     shards = {path: path.read_bytes() for path in (base / "shards").rglob("*") if path.is_file()}
     ended = 0
-    while merge_until(base, ended):
+    while ends_at_call(lambda: Merge(base, partial=False).run(), ended):
         ended += 1
         if ended % 10 == 5:
             with pytest.raises(package.BatchrunnerError, match="merge"):

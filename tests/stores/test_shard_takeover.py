@@ -1,7 +1,6 @@
 """A shard is taken over by its next epoch: what it has, what it does not pay for again, what a merge makes of both."""
 
 import fcntl
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,10 +9,10 @@ import pytest
 
 from batchrunner.core.errors import WrongDirectoryError
 from batchrunner.core.part import Shard
-from batchrunner.stores.files import DISK
 from batchrunner.stores.ledger_reader import read_ledger
 from batchrunner.stores.shard_takeover import take_over_shard
 from tests.support.command_line import CommandLine
+from tests.support.ending_process import ends_at_call
 from tests.support.json_lines import json_lines
 
 OUT = "outputs/words.simulated"
@@ -26,7 +25,6 @@ prompts:
 """
 ITEMS = 24
 SHARD = Shard(number=0, of=2)
-_CALLS = ("open_new", "write", "fsync", "rename", "fsync_folder", "make_folder")
 
 
 def write(batchrunner: CommandLine, *, models: str = "sim/words", more: str = "") -> Path:
@@ -179,37 +177,13 @@ def test_status_counts_the_newest_epoch(batchrunner: CommandLine) -> None:
 # A takeover that ends at any call to the disk, as a kill ends it: the next one comes to the same.
 
 
-def take_over_until(base: Path, call: int) -> bool:
-    """Take the shard over in a process that ends for good at this call to the disk; whether it came that far."""
-    pid = os.fork()
-    if pid == 0:
-        left = [call]
-
-        def counted(method: Any) -> Any:
-            def one(*arguments: Any) -> Any:
-                left[0] -= 1
-                if left[0] < 0:
-                    os._exit(9)
-                return method(*arguments)
-
-            return one
-
-        for name in _CALLS:
-            setattr(type(DISK), name, staticmethod(counted(getattr(DISK, name))))
-        try:
-            take_over_shard(base, SHARD, 2)
-        finally:
-            os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 9
-
-
 def test_a_takeover_that_is_killed_at_any_call_can_be_done_again(batchrunner: CommandLine) -> None:
     base = write(batchrunner, more="kind: image\nparams: {size: 64x64}\n")
     before = run(batchrunner)
     records = sum(1 for _ in read_ledger(epoch(base, 1) / "ledger"))
     first = {path: path.read_bytes() for path in epoch(base, 1).rglob("*") if path.is_file()}
     ended = 0
-    while take_over_until(base, ended):
+    while ends_at_call(lambda: take_over_shard(base, SHARD, 2), ended):
         ended += 1
         if epoch(base, 2).exists():  # killed after the last step: it is whole
             assert sum(1 for _ in read_ledger(epoch(base, 2) / "ledger")) == records
