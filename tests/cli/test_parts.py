@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from tests.support.command_line import CommandLine
+from tests.support.json_lines import json_lines, json_lines_so_far
 
 A = "outputs/a.simulated"
 B = "outputs/b.simulated"
@@ -28,8 +29,7 @@ def write(batchrunner: CommandLine, name: str, *, models: str = "sim/one, sim/tw
 
 
 def rows(folder: Path, name: str = "results.jsonl") -> list[dict[str, Any]]:
-    path = folder / name
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return json_lines(folder / name)
 
 
 def wrong(folder: Path, model: str = "sim/two") -> list[dict[str, Any]]:
@@ -114,7 +114,7 @@ def test_a_part_that_was_killed_continues_with_the_same_command_and_pays_nothing
     process = ran.start(
         "run", "a.yaml", *part, "--set", "limits.requests_per_minute=120", "--set", "limits.concurrency=1"
     )
-    while len(rows(ran.folder / A)) < 62:
+    while len(json_lines_so_far(ran.folder / A / "results.jsonl")) < 62:
         assert process.poll() is None
     process.kill()
     process.communicate()
@@ -157,11 +157,11 @@ prompts: {{{source}, id: "{{{{ id }}}}", template: "{template}"}}
     limits = ("--set", "limits.requests_per_minute=120", "--set", "limits.concurrency=1")
     process = batchrunner.start("run", "a.yaml", *(f"--only=q{n}" for n in range(7)), *limits)
     folder = batchrunner.folder / A
-    while len(rows(folder)) < 9 + 2:
+    while len(json_lines_so_far(folder / "results.jsonl")) < 9 + 2:
         assert process.poll() is None
     process.kill()
     process.communicate()
-    repeated = len(rows(folder)) - 9
+    repeated = len(json_lines_so_far(folder / "results.jsonl")) - 9
     assert repeated >= 2, "these items have the earlier answer and the present one"
 
     checked = batchrunner("verify", A)
