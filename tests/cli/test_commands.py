@@ -294,10 +294,13 @@ def test_one_signal_drains_every_parallel_job(batchrunner: CommandLine) -> None:
     jobs = [batchrunner.job("one", SLOW), batchrunner.job("two", SLOW)]
     running = batchrunner.start("run", *jobs, "--parallel", "--json")
     assert running.stderr is not None
-    told = {running.stderr.readline().split(" ", 1)[1].split(":")[0] for _ in jobs}  # both have begun
+    told = set[str]()
+    while told != {"one", "two"}:  # until both have begun
+        line = running.stderr.readline()
+        assert line, "it ended before both had begun"
+        told.add(line.split(" ", 1)[1].split(":")[0])
     running.send_signal(signal.SIGINT)
     out, _ = running.communicate(timeout=120)
-    assert told == {"one", "two"}
     assert running.returncode == 130
     assert [job["state"] for job in json.loads(out)["jobs"]] == ["interrupted", "interrupted"]
 

@@ -7,6 +7,8 @@ import subprocess
 import pytest
 
 from tests.support.command_line import CommandLine
+from tests.support.json_lines import json_lines_so_far
+from tests.support.waiting import wait_until
 
 OUT = "outputs/talk.simulated"
 JOB = "models: [sim-model, 'sim-model#bad-model-id']\nprompts: [A, =B]\n"
@@ -108,11 +110,10 @@ def test_a_terminal_is_not_written_to(finished: CommandLine) -> None:
 
 
 def test_a_run_at_work_is_exported_as_far_as_it_is(batchrunner: CommandLine) -> None:
-    slow = "prompts: [A, B, C, D]\nlimits: {concurrency: 1, requests_per_minute: 6}\n"
+    slow = "prompts: [A, B, C, D]\nlimits: {concurrency: 1, requests_per_minute: 1}\n"
     process = batchrunner.start("run", batchrunner.job("slow", slow))
     rows = batchrunner.folder / "outputs/slow.simulated/results.jsonl"
-    while not rows.exists() or not rows.stat().st_size:
-        assert process.poll() is None
+    wait_until(lambda: json_lines_so_far(rows), "a row", process=process)
     told = batchrunner("export", "outputs/slow.simulated", "--to", "markdown")
     assert told.status == 0
     assert "; the run is in progress" in told.err

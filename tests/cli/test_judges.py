@@ -11,6 +11,8 @@ import pytest
 
 from tests.e2e.judging import in_flight, ledger_records
 from tests.support.command_line import CommandLine
+from tests.support.json_lines import json_lines_so_far
+from tests.support.waiting import wait_until
 
 OUT = "outputs/a.simulated"
 JUDGE = f"{OUT}/judge/helpful"
@@ -375,8 +377,7 @@ def test_a_run_holds_its_lock_while_its_judge_works_and_reports_where_to_control
     write(batchrunner.folder, judge=JUDGE_JOB + slow, questions=300)
     process = batchrunner.start("run", "a.yaml", "--quiet")
     path = batchrunner.folder / JUDGE / "results.jsonl"
-    while not path.exists() or not path.read_bytes().count(b"\n"):
-        assert process.poll() is None
+    wait_until(lambda: json_lines_so_far(path), "an answer of the judge", process=process)
     before = (batchrunner.folder / OUT / "scores.jsonl").read_bytes()
     for command in (("score", OUT), ("verify", OUT), ("run", "a.yaml")):
         told = batchrunner(*command)
@@ -427,8 +428,7 @@ def test_a_judge_of_1000_answers_that_is_killed_asks_twice_only_what_was_in_flig
     cut_off = Counter[str]()
     for least in (100, 500):
         process = batchrunner.start("run", "a.yaml", "--quiet")
-        while not path.exists() or path.read_bytes().count(b"\n") < least:
-            assert process.poll() is None
+        wait_until(lambda least=least: len(json_lines_so_far(path)) >= least, f"{least} rows", process=process)  # type: ignore[misc]
         process.kill()
         process.communicate()
         killed = in_flight(batchrunner.folder / JUDGE)

@@ -8,6 +8,7 @@ import pytest
 
 from tests.support.command_line import CommandLine
 from tests.support.json_lines import json_lines, json_lines_so_far
+from tests.support.waiting import wait_until
 
 A = "outputs/a.simulated"
 B = "outputs/b.simulated"
@@ -114,8 +115,8 @@ def test_a_part_that_was_killed_continues_with_the_same_command_and_pays_nothing
     process = ran.start(
         "run", "a.yaml", *part, "--set", "limits.requests_per_minute=120", "--set", "limits.concurrency=1"
     )
-    while len(json_lines_so_far(ran.folder / A / "results.jsonl")) < 62:
-        assert process.poll() is None
+    results = ran.folder / A / "results.jsonl"
+    wait_until(lambda: len(json_lines_so_far(results)) >= 62, "two rows of the part", process=process)
     process.kill()
     process.communicate()
 
@@ -157,8 +158,7 @@ prompts: {{{source}, id: "{{{{ id }}}}", template: "{template}"}}
     limits = ("--set", "limits.requests_per_minute=120", "--set", "limits.concurrency=1")
     process = batchrunner.start("run", "a.yaml", *(f"--only=q{n}" for n in range(7)), *limits)
     folder = batchrunner.folder / A
-    while len(json_lines_so_far(folder / "results.jsonl")) < 9 + 2:
-        assert process.poll() is None
+    wait_until(lambda: len(json_lines_so_far(folder / "results.jsonl")) >= 9 + 2, "two rows", process=process)
     process.kill()
     process.communicate()
     repeated = len(json_lines_so_far(folder / "results.jsonl")) - 9

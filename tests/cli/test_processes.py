@@ -8,7 +8,7 @@ import subprocess
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,9 @@ import pytest
 
 from tests.support.command_line import CommandLine
 from tests.support.json_lines import json_lines
+from tests.support.waiting import PATIENCE_S, wait_until
 
 ITEMS = 120
-PATIENCE_S = 90.0
 
 
 class PaidServer(ThreadingHTTPServer):
@@ -80,13 +80,6 @@ prompts: {{file: words.jsonl, template: "Explain {{{{ word }}}}."}}
     return batchrunner
 
 
-def until(holds: Callable[[], object]) -> None:
-    end = time.monotonic() + PATIENCE_S
-    while not holds():
-        assert time.monotonic() < end, "it never came to that"
-        time.sleep(0.02)
-
-
 def workers_of(parent: "subprocess.Popen[str]") -> list[int]:
     """Pids of its children that are workers."""
     found: list[int] = []
@@ -99,6 +92,14 @@ def workers_of(parent: "subprocess.Popen[str]") -> list[int]:
         if ppid == parent.pid and b"--coordinator" in words:
             found.append(int(folder.name))
     return found
+
+
+def in_the_middle(server: PaidServer, running: "subprocess.Popen[str]", *, workers: int = 2) -> None:
+    wait_until(
+        lambda: sum(server.paid.values()) >= 20 and len(workers_of(running)) >= workers,
+        "twenty answers are paid and the workers are at work",
+        process=running,
+    )
 
 
 def rows_of(words: CommandLine, folder: str = "outputs/words") -> list[dict[str, Any]]:
@@ -135,7 +136,7 @@ def test_a_worker_that_is_killed_is_started_again_and_nothing_is_paid_twice_unse
     words: CommandLine, server: PaidServer
 ) -> None:
     running = words.start("run", "job.yaml", "--processes", "2", "--json", "--progress", "none")
-    until(lambda: sum(server.paid.values()) >= 20 and len(workers_of(running)) == 2)
+    in_the_middle(server, running)
     os.kill(workers_of(running)[0], signal.SIGKILL)
     status, out, err = ended(running)
     assert status == 0, err
@@ -150,7 +151,7 @@ def test_a_signal_ends_all_workers_in_order_and_the_same_command_goes_on(
     words: CommandLine, server: PaidServer
 ) -> None:
     running = words.start("run", "job.yaml", "--processes", "2", "--json", "--progress", "none")
-    until(lambda: sum(server.paid.values()) >= 20)
+    in_the_middle(server, running, workers=0)
     running.send_signal(signal.SIGINT)
     status, out, _ = ended(running)
     told = json.loads(out)
@@ -167,11 +168,11 @@ def test_when_the_parent_is_killed_the_workers_stop_and_the_same_command_goes_on
     words: CommandLine, server: PaidServer
 ) -> None:
     running = words.start("run", "job.yaml", "--processes", "2", "--progress", "none")
-    until(lambda: sum(server.paid.values()) >= 20 and len(workers_of(running)) == 2)
+    in_the_middle(server, running)
     children = workers_of(running)
     running.kill()
     running.communicate(timeout=PATIENCE_S)
-    until(lambda: not any(_lives(child) for child in children))
+    wait_until(lambda: not any(_lives(child) for child in children), "both workers have stopped")
     before = sum(server.paid.values())
     assert before < ITEMS
     told = words("status", "outputs/words", "--json").json["next_command"]
@@ -228,9 +229,9 @@ def test_a_coordinator_that_is_killed_goes_on_where_it_was_and_ends_when_all_is_
     serve = ("coordinate", "job.yaml", "--listen", "unix:c.socket", "--shards", "4", "--json", "--quiet")
     work = ("run", "job.yaml", "--coordinator", "unix:c.socket", "--quiet")
     first = words.start(*serve)
-    until((words.folder / "c.socket").exists)
+    wait_until((words.folder / "c.socket").exists, "it listens", process=first)
     workers = [words.start(*work) for _ in range(2)]
-    until(lambda: sum(server.paid.values()) >= 20)
+    in_the_middle(server, first, workers=0)
     first.kill()
     first.communicate(timeout=PATIENCE_S)
     second = words.start(*serve)

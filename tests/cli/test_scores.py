@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.support.command_line import PATIENCE_S, CommandLine
+from tests.support.waiting import wait_until
 
 OUT = "outputs/sums.simulated"
 JOB = """
@@ -167,8 +168,7 @@ def test_answers_are_scored_as_they_come_and_a_kill_leaves_what_every_reader_and
     slowly = ("--set", "limits.requests_per_minute=120", "--set", "limits.concurrency=4")
     process = batchrunner.start("run", "sums.yaml", "--quiet", *slowly)
     path = batchrunner.folder / OUT / "scores.jsonl"
-    while len(whole_lines(path)) < 5:
-        assert process.poll() is None, process.communicate()
+    wait_until(lambda: len(whole_lines(path)) >= 5, "five scores", process=process)
     stands = batchrunner("status", OUT, "--json").json
     assert process.poll() is None
     assert stands["state"] == "running"
@@ -245,8 +245,7 @@ def test_a_run_that_is_interrupted_does_not_stay_to_score_and_reports_what_is_no
         file.write('checks: [{python: "mine.py:slow"}]\n')
     process = batchrunner.start("run", job, "--json")
     rows = batchrunner.folder / OUT / "results.jsonl"
-    while len(whole_lines(rows)) < 30:
-        assert process.poll() is None
+    wait_until(lambda: len(whole_lines(rows)) >= 30, "thirty rows", process=process)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=PATIENCE_S)  # to score thirty answers takes 150 s
     assert (process.returncode, err.count("Traceback")) == (130, 0), err

@@ -7,6 +7,8 @@ import subprocess
 from pathlib import Path
 
 from tests.support.command_line import CommandLine
+from tests.support.json_lines import json_lines_so_far
+from tests.support.waiting import wait_until
 
 IMAGES = "kind: image\nparams: {size: 64x64}\nprompts: [A boat, A barn]\n"
 OUT = "outputs/pictures.simulated"
@@ -67,12 +69,11 @@ def test_what_is_no_run_is_an_error_in_words(batchrunner: CommandLine) -> None:
 
 
 def test_a_run_at_work_is_not_disturbed(batchrunner: CommandLine) -> None:
-    slow = "prompts: [A, B, C, D]\nlimits: {concurrency: 1, requests_per_minute: 6}\n"
+    slow = "prompts: [A, B, C, D]\nlimits: {concurrency: 1, requests_per_minute: 1}\n"
     process = batchrunner.start("run", batchrunner.job("slow", slow))
     assert process.stderr is not None
     segment = batchrunner.folder / "outputs/slow.simulated/ledger/000001.jsonl"
-    while not segment.exists():
-        assert process.poll() is None
+    wait_until(lambda: json_lines_so_far(segment), "a whole record", process=process)
     told = batchrunner("verify", "outputs/slow.simulated", "--json")
     assert told.status == 4
     assert f"already running (pid {process.pid}" in told.json["error"]["message"]

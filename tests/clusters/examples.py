@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from batchrunner.stores.lock import holder_of
 from tests.e2e.runs import program
 from tests.support.json_lines import json_lines
 from tests.support.metered_server import Meter
+from tests.support.waiting import wait_until
 
 HOME = Path(__file__).resolve().parents[2]
 EXAMPLES = HOME / "examples"
@@ -90,11 +90,7 @@ def assert_nothing_lost_or_paid_unseen(out: Path, meter: Meter, *, items: int) -
 
 
 def wait_for(what: Callable[[], object], why: str) -> None:
-    """Real processes are watched in real time, with patience."""
-    deadline = time.monotonic() + PATIENCE_S
-    while not what():
-        assert time.monotonic() < deadline, why
-        time.sleep(0.02)  # see above
+    wait_until(what, why, patience_s=PATIENCE_S)
 
 
 def holders(out: Path) -> dict[Path, int]:

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from batchrunner.stores.shard_claims import ClaimFiles
 from tests.support.command_line import CommandLine
 from tests.support.json_lines import json_lines
 from tests.support.metered_server import Meter, metered_server
+from tests.support.waiting import PATIENCE_S, wait_until
 
 JOB = """
 name: words
@@ -33,20 +34,12 @@ prompts: {{file: words.txt}}
 limits: {{{limits}}}
 {more}
 """
-PATIENCE_S = 60.0
 
 
 def write(batchrunner: CommandLine, root: str, items: int, *, limits: str, more: str = "") -> Job:
     (batchrunner.folder / "words.txt").write_text("".join(f"word {number}\n" for number in range(items)))
     (batchrunner.folder / "job.yaml").write_text(JOB.format(root=root, limits=limits, more=more))
     return package.load_job(str(batchrunner.folder / "job.yaml"))
-
-
-def until(holds: Callable[[], bool], what: str) -> None:
-    limit = time.monotonic() + PATIENCE_S
-    while not holds():
-        assert time.monotonic() < limit, f"waited too long: {what}"
-        time.sleep(0.02)
 
 
 @contextmanager
@@ -81,6 +74,26 @@ def ended(process: "subprocess.Popen[str]") -> tuple[int, str]:
     return process.returncode, said
 
 
+def all_have_ended(
+    batchrunner: CommandLine, coordinator: Coordinator, address: str, workers: "list[subprocess.Popen[str]]"
+) -> None:
+    """Every shard is finished. A worker that this machine kept from its beats is followed by another one."""
+    for worker in workers:  # which grows
+        status, said = ended(worker)
+        if status == 4 and not coordinator.is_finished:
+            assert "no beat was answered" in said or "has given it away" in said or "does not answer" in said, said
+            workers.append(start(batchrunner, address))
+        else:
+            assert status in {0, 4}, said
+    assert coordinator.is_finished
+
+
+def is_free(coordinator: Coordinator, shard: int) -> bool:
+    """Whether nobody has it any more; asked while no worker speaks to the coordinator."""
+    coordinator.expire(time.monotonic())
+    return not coordinator.shards[shard].is_held
+
+
 def merged(batchrunner: CommandLine, meter: Meter, items: int) -> None:
     """All rows are there, and what was paid beyond them is flagged."""
     ran = batchrunner("merge", "outputs/words", "--json")
@@ -101,10 +114,10 @@ def test_two_workers_share_one_pace_and_one_job(batchrunner: CommandLine) -> Non
         job = write(batchrunner, root, items, limits="requests_per_minute: 2000, concurrency: 20")
         with coordinated(job, shards=4, expires_s=6.0) as (coordinator, address):
             workers = [start(batchrunner, address) for _ in range(2)]
-            for worker in workers:
-                assert ended(worker)[0] == 0
-            assert coordinator.is_finished
-        assert (meter.refused, meter.paid.total()) == (0, items)
+            all_have_ended(batchrunner, coordinator, address, workers)
+            lost = sum(shard.epoch - 1 for shard in coordinator.shards)
+        assert meter.refused == 0
+        assert meter.paid.total() - items <= lost * 20
         merged(batchrunner, meter, items)
 
 
@@ -115,26 +128,28 @@ def test_killed_workers_lose_nothing_and_what_is_paid_twice_is_flagged(batchrunn
         with coordinated(job, shards=4, expires_s=6.0) as (coordinator, address):
             workers = [start(batchrunner, address) for _ in range(2)]
             for threshold in (30, 90):
-                until(lambda least=threshold: meter.paid.total() >= least, "requests are paid for")  # type: ignore[misc]
+                wait_until(lambda least=threshold: meter.paid.total() >= least, "requests are paid for")  # type: ignore[misc]
                 victim = next(one for one in workers if one.poll() is None)
                 victim.kill()
                 victim.communicate()
+                workers.remove(victim)
                 workers.append(start(batchrunner, address))
-            for worker in workers:
-                assert worker.returncode == -signal.SIGKILL or ended(worker)[0] == 0
-            assert coordinator.is_finished
-        assert meter.paid.total() - items <= 40
+            all_have_ended(batchrunner, coordinator, address, workers)
+            lost = sum(shard.epoch - 1 for shard in coordinator.shards)
+        assert meter.paid.total() - items <= lost * 20, "what was in flight at a loss, and nothing else"
         merged(batchrunner, meter, items)
 
 
 def test_a_stopped_worker_loses_its_shard_and_sends_nothing_more_once_it_wakes(batchrunner: CommandLine) -> None:
-    items = 30
+    items = 16
     with metered_server(per_second=1000, burst=1000, latency_s=1.0) as (root, meter):
         job = write(batchrunner, root, items, limits="concurrency: 4")
         with coordinated(job, shards=1, expires_s=6.0) as (coordinator, address):
             first = start(batchrunner, address)
-            until(lambda: meter.paid.total() >= 4, "the first requests are in flight")
+            wait_until(lambda: meter.paid.total() >= 4, "the first requests are in flight", process=first)
             first.send_signal(signal.SIGSTOP)
+            wait_until(lambda: is_free(coordinator, 0), "its claim has expired")
+            coordinator.expires_s = PATIENCE_S  # so that the second one keeps its claim on a busy machine
             second = start(batchrunner, address)
             assert ended(second)[0] == 0
             assert coordinator.is_finished, "another has finished it meanwhile"
@@ -161,19 +176,19 @@ def test_without_a_coordinator_a_worker_sends_nothing_and_says_so(batchrunner: C
 
 def test_a_coordinator_that_goes_away_leaves_its_workers_without_a_claim(batchrunner: CommandLine) -> None:
     with metered_server(per_second=30, burst=30) as (root, meter):
-        job = write(batchrunner, root, 200, limits="requests_per_minute: 1200, concurrency: 4")
+        job = write(batchrunner, root, 2000, limits="requests_per_minute: 1200, concurrency: 4")
         with coordinated(job, shards=1, expires_s=6.0) as (_, address):
             worker = start(batchrunner, address)
-            until(lambda: meter.paid.total() >= 10, "requests are paid for")
+            wait_until(lambda: meter.paid.total() >= 10, "requests are paid for")
         status, said = ended(worker)
         assert (status, "no beat was answered" in said) == (4, True), said
-        assert meter.paid.total() < 200
+        assert meter.paid.total() < 2000
 
 
 def test_a_budget_is_kept_by_all_workers_together(batchrunner: CommandLine) -> None:
     with metered_server(per_second=200, burst=50) as (root, meter):
         job = write(batchrunner, root, 60, limits="concurrency: 4", more="budget: {calls: 25}")
-        with coordinated(job, shards=4, expires_s=6.0) as (_, address):
+        with coordinated(job, shards=4, expires_s=30.0) as (_, address):
             workers = [start(batchrunner, address) for _ in range(2)]
             assert {ended(worker)[0] for worker in workers} <= {3}
         assert meter.paid.total() == 25

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.e2e.runs import Ended, environment, program
+from tests.support.waiting import has_taken_its_signals
 
 _PATIENCE_S = 600.0
 _LOOK_S = 0.001
@@ -54,12 +55,7 @@ class Life:
         return True
 
     def has_taken_its_signals(self) -> bool:
-        """Whether none that was sent is still on its way: two of a kind that both wait count as one."""
-        try:
-            status = Path(f"/proc/{self.process.pid}/status").read_text()
-        except OSError:
-            return True
-        return all(int(status.partition(name)[2].split()[0], 16) == 0 for name in ("SigPnd:", "ShdPnd:"))
+        return has_taken_its_signals(self.process.pid)
 
     def kill(self) -> bool:
         """Kill -9; False when it had ended by itself."""

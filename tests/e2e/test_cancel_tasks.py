@@ -1,6 +1,7 @@
 """`batchrunner cancel` of remote tasks: asked for by the table's word, once each; said where a server has no word."""
 
 import json
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -11,6 +12,8 @@ from typing import Any, ClassVar
 import pytest
 
 from batchrunner.cli.main import main
+from tests.e2e.judging import ledger_records
+from tests.e2e.lives import life
 from tests.e2e.test_cancel import batchrunner, told
 
 TABLE = """
@@ -79,11 +82,15 @@ def with_open_tasks(folder: Path, base: str, *, more: str = CANCEL, keys: str = 
     (folder / "server.yaml").write_text(TABLE.format(base=base) + more)
     (folder / "job.yaml").write_text(
         f"name: job\nkind: image\nprovider: {{dialect: task, task: server.yaml{keys}}}\nmodel: m\n"
-        "prompts: [{prompt: a, id: red-kite}, {prompt: b, id: blue-kite}]\ndeadline: 1s\n"
+        "prompts: [{prompt: a, id: red-kite}, {prompt: b, id: blue-kite}]\ndeadline: 10m\n"
     )
-    assert batchrunner("run", str(folder / "job.yaml")).status == 3
+    out = folder / "outputs" / "job"
+    with life(folder, "run", "job.yaml") as living:
+        assert living.watch(until=lambda: sum(one["e"] == "accepted" for one in ledger_records(out)) == 2)
+        living.send(signal.SIGTERM)
+        assert living.end().status == 143
     assert len(Orders.asked) == 2
-    return folder / "outputs" / "job"
+    return out
 
 
 @pytest.fixture(autouse=True)
@@ -109,9 +116,7 @@ def test_accepted_tasks_are_cancelled_all_or_by_the_item_and_once_each(tmp_path:
         assert "not cancelled: it has ended already" in told("cancel", str(out), "red-kite", status=1)
         assert "no open task is 'green-kite'" in told("cancel", str(out), "green-kite", status=2)
         assert {path: path.read_bytes() for path in (out / "ledger").iterdir()} == ledgers
-        job = tmp_path / "job.yaml"
-        job.write_text(job.read_text("utf-8").replace("deadline: 1s", "deadline: 5m"), "utf-8")
-        assert batchrunner("run", str(job)).status == 1
+        assert batchrunner("run", str(tmp_path / "job.yaml")).status == 1
         failures = [
             json.loads(line)["error"]["class"] for line in (out / "failures.jsonl").read_text("utf-8").splitlines()
         ]

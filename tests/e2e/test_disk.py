@@ -18,7 +18,7 @@ from tests.e2e.judging import (
 )
 from tests.e2e.lives import life
 from tests.e2e.runs import CANARY, Ended, Simulator, no_byte_holds, simulator
-from tests.support.json_lines import json_lines
+from tests.support.json_lines import json_lines_so_far
 
 pytestmark = pytest.mark.real
 ROOM_BYTES = 512 * 1024
@@ -80,7 +80,7 @@ def test_a_folder_that_turns_read_only_while_a_run_works_ends_it_and_loses_no_pi
         job = image_job(tmp_path, server.base_url, in_flight=10)
         out, images = disk.here / "out", f"'{disk.there}/out/images'"
         with life(tmp_path, "run", str(job), "--json", "--out", str(disk.there / "out"), before=disk.door) as living:
-            assert living.watch(until=lambda: len(json_lines(out / "results.jsonl")) >= 3)
+            assert living.watch(until=lambda: len(json_lines_so_far(out / "results.jsonl")) >= 3)
             assert not disk.do(f"mount --bind {images} {images} && mount -o remount,bind,ro {images}")
             ended = living.end()
         assert ended.status == 4, ended

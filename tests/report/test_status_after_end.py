@@ -11,6 +11,7 @@ from batchrunner.core.errors import JobMistakesError
 from batchrunner.report.summary import summary
 from batchrunner.stores.run_directory import remember_end
 from tests.support.command_line import CommandLine
+from tests.support.waiting import PATIENCE_S, has_taken_its_signals, wait_until
 
 JOB = "provider: simulator\nmodel: {model}\nprompts: [a, b, c]\nretry: {{attempts: 1}}\n"
 
@@ -40,9 +41,10 @@ def test_an_interrupted_run_is_called_so_later_as_well(batchrunner: CommandLine)
     process = batchrunner.start("run", job)
     assert process.stderr is not None
     process.stderr.readline()
-    os.kill(process.pid, signal.SIGINT)
-    os.kill(process.pid, signal.SIGINT)
-    process.communicate(timeout=60)
+    for _ in range(2):
+        os.kill(process.pid, signal.SIGINT)
+        wait_until(lambda: has_taken_its_signals(process.pid), "two that wait at once would be one")
+    process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 130
     assert status(str(batchrunner.folder / "outputs/slow.simulated")).state == "interrupted"
 

@@ -20,12 +20,18 @@ _ANSWER = {
     "choices": [{"index": 0, "message": {"role": "assistant", "content": "hello"}, "finish_reason": "stop"}],
     "usage": {"prompt_tokens": 5, "completion_tokens": 1},
 }
+_LOOK_EVERY_S = 0.02
+_LOOKING = set[asyncio.Task[None]]()
 _REFUSAL = {"error": {"message": "rate limit reached", "code": "rate_limit_exceeded"}}
 
 
 @dataclass(kw_only=True)
 class Meter:
-    """A bucket that fills with `per_second` up to `burst`, and what came of the requests; times are the loop's."""
+    """A bucket that fills with `per_second` up to `burst`, and what came of the requests; times are the loop's.
+
+    What came while the machine kept this server from looking is judged as if it had come at its time: for a second
+    afterwards the bucket holds that much more. Else a client that keeps the limit would be refused on a busy machine.
+    """
 
     per_second: float
     burst: float
@@ -36,12 +42,23 @@ class Meter:
     last: float = 0.0
     _level: float = 0.0
     _at: float | None = None
+    _looked: float | None = None
+    _away_s: float = 0.0
+    _away_until: float = 0.0
+
+    def look(self, now: float) -> None:
+        """To be called from time to time, and before a request is judged: notes when it came late."""
+        late_s = 0.0 if self._looked is None else now - self._looked - 2.0 * _LOOK_EVERY_S
+        self._looked = now
+        if late_s > 0.0:
+            self._away_s = late_s + (self._away_s if now < self._away_until else 0.0)
+            self._away_until = now + 1.0
 
     def takes(self, prompt: str, now: float) -> bool:
         """Whether the request is let through; it is paid for then."""
-        self._level = (
-            self.burst if self._at is None else min(self.burst, self._level + (now - self._at) * self.per_second)
-        )
+        self.look(now)
+        most = self.burst + (self._away_s * self.per_second if now < self._away_until else 0.0)
+        self._level = self.burst if self._at is None else min(most, self._level + (now - self._at) * self.per_second)
         self._at = now
         if self._level < 1.0:
             self.refused += 1
@@ -72,7 +89,16 @@ async def serve(meter: Meter) -> tuple[asyncio.Server, str]:
         writer.close()
 
     server = await asyncio.start_server(attend, "127.0.0.1", 0, backlog=1024)
+    looking = asyncio.create_task(_look(meter))
+    _LOOKING.add(looking)
+    looking.add_done_callback(_LOOKING.discard)
     return server, f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+
+async def _look(meter: Meter) -> None:
+    while True:
+        meter.look(asyncio.get_running_loop().time())
+        await asyncio.sleep(_LOOK_EVERY_S)  # the server's own clock, not a wait for something
 
 
 async def _answer(meter: Meter, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
