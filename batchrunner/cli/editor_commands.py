@@ -14,7 +14,7 @@ from batchrunner.cli.options import AsJson
 from batchrunner.cli.output import emit, emit_text, print_message
 from batchrunner.core.errors import BatchrunnerError, ExitStatus, JobMistakesError, Mistake
 from batchrunner.report.summary import items_line
-from batchrunner.report.wording import jsonable, printable
+from batchrunner.report.wording import count, jsonable, printable
 
 _LABEL: Final = 10
 
@@ -134,13 +134,24 @@ def _run_in(place: str) -> dict[str, Any]:
     try:
         status = batchrunner.status(place)
     except (BatchrunnerError, OSError) as error:
-        return {"dir": place, "job": None, "state": None, "simulated": None, "items": None, "message": str(error)}
+        return {
+            "dir": place,
+            "job": None,
+            "state": None,
+            "simulated": None,
+            "items": None,
+            "shards": None,
+            "message": str(error),
+        }
     return {
         "dir": place,
         "job": status.job,
         "state": "paused" if status.control.paused else status.state,
         "simulated": status.simulated,
         "items": status.items,
+        "shards": {"begun": sum(one.items is not None for one in status.shards), "of": len(status.shards)}
+        if status.shards
+        else None,
         "message": status.message,
     }
 
@@ -151,4 +162,6 @@ def _run_line(run: dict[str, Any], width: int) -> str:
     name = set_cell_size(printable(run["dir"]), width)
     if run["state"] is None:
         return f"{name}  unreadable   {printable(run['message'])}"
-    return f"{name}  {run['state']:<11}  {items_line(run['items'])}"
+    shards = run["shards"]
+    begun = f"; {shards['begun']:,} of {count(shards['of'], 'shard')} begun" if shards is not None else ""
+    return f"{name}  {run['state']:<11}  {items_line(run['items'])}{begun}"

@@ -249,10 +249,9 @@ class Progress:
 
     async def follow(self, snapshot: Snapshot) -> None:
         """Until cancelled. An exception in one of them is reported and ends that one, not the run."""
-        following = [self._on_signal(snapshot)]
-        following += [self._shown.follow(snapshot)] if self._shown is not None else []
-        following += [follower.follow(snapshot) for follower in self._followers]
-        await asyncio.gather(*map(_harmless, following))
+        following = [self._on_signal, *([self._shown.follow] if self._shown is not None else [])]
+        following += [follower.follow for follower in self._followers]
+        await asyncio.gather(*(_harmless(follow, snapshot) for follow in following))
 
     @staticmethod
     def _new_pace() -> "RunPace":
@@ -318,8 +317,9 @@ _PRINTED_WIDTH: Final = 100
 _PRINTED_LINES: Final = 60
 
 
-async def _harmless(following: Awaitable[None]) -> None:
+async def _harmless(follow: "Callable[[Snapshot], Awaitable[None]]", snapshot: Snapshot) -> None:
+    """Calls it when its turn has come: a run that ends at once leaves nothing begun and not awaited."""
     try:
-        await following
+        await follow(snapshot)
     except Exception as error:  # noqa: BLE001 - answers are being paid for: the display must not lose one
         print_message(f"progress display stopped by an internal error: {error!r}; the run continues")

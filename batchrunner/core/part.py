@@ -52,6 +52,8 @@ class Shard:
     number: int
     """From 0."""
     of: int
+    is_leased: bool = False
+    """Its limits and its budget are those of the whole job, which a coordinator leases: nothing is divided."""
 
     def __str__(self) -> str:
         return f"{self.number}/{self.of}"

@@ -18,6 +18,9 @@ from batchrunner.core.presets import PRESETS
 
 OPTION: Final = "--shard"
 _FORM: Final = re.compile(r"([0-9]{1,6})/([0-9]{1,6})", re.ASCII)
+_WORD: Final = r"""(?:'[^']*'|"[^"]*"|[^\s'"])+"""
+_DIVIDES: Final = re.compile(rf" --(?:shard|coordinator|processes) {_WORD}")
+_NAMES_COORDINATOR: Final = re.compile(rf" --coordinator {_WORD}")
 _EXPECTED: Final = "I/N, where I counts from 0 to N-1, like 0/4"
 
 
@@ -65,7 +68,7 @@ def with_leased_shard(job: Job, shard: Shard, *, folder: str) -> Job:
     limits = job.limits
     own = replace(limits, requests_per_minute=None, tokens_per_minute=None, requests_per_day=None)
     divided = with_shard(replace(job, limits=own, budget=None), shard, folder=folder)
-    return replace(divided, budget=job.budget)
+    return replace(divided, shard=replace(shard, is_leased=True), budget=job.budget)
 
 
 def _limits(job: Job, shard: Shard) -> Limits:
@@ -103,6 +106,16 @@ def _whole_part(key: str, amount: int | None, shard: Shard) -> int | None:
         raise JobMistakesError((Mistake(key=key, problem=problem, hint="use fewer shards, or a higher limit"),))
     each, more = divmod(amount, shard.of)
     return each + (shard.number < more)
+
+
+def for_whole_job(command: str | None) -> str | None:
+    """The command of a shard's process, as it is for the whole job once its shards are merged."""
+    return None if command is None else _DIVIDES.sub("", command)
+
+
+def for_processes(command: str, *, processes: int) -> str:
+    """The command of a coordinator's worker, for so many processes that share the job where no coordinator is left."""
+    return _NAMES_COORDINATOR.sub(f" --processes {processes}", command)
 
 
 def shard_notes(job: Job) -> tuple[str, ...]:

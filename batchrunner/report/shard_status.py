@@ -10,6 +10,7 @@ from typing import Final, TypeVar
 
 from batchrunner.core.budget import BudgetLine
 from batchrunner.core.part import Shard
+from batchrunner.core.shard import for_processes
 from batchrunner.core.status import (
     FailureGroup,
     ItemCounts,
@@ -22,8 +23,9 @@ from batchrunner.core.status import (
 )
 from batchrunner.report.directory_status import status_of_directory
 from batchrunner.stores.files import DISK
-from batchrunner.stores.run_file import RUN_FILE, read_run_file
-from batchrunner.stores.shards import all_shards, divided_words, read_layout, shard_folder
+from batchrunner.stores.lock import holder_of
+from batchrunner.stores.run_file import RUN_FILE, SHARDS, RunFile, read_run_file
+from batchrunner.stores.shards import all_shards, divided_words, processes_here, read_layout, shard_folder
 
 _FIRST: Final[tuple[RunState, ...]] = ("running", "refused", "stopped", "interrupted", "paused", "pending", "failed")
 """Of the states of several shards, the one that comes first here is that of the job; `done` where none of them is."""
@@ -57,7 +59,8 @@ def status_of_shards(base: Path) -> Status:
     state: RunState = next((first for first in _FIRST if first in states), "done")
     missing = len(shown) - len(found)
     notes = [f"{missing} of {len(shown)} shards have not begun: their items are not counted"] if missing else []
-    notes += _forms({str(shard): shard_folder(base, shard) for shard, _ in found})
+    files = {shard: file for shard, _ in found if (file := read_run_file(shard_folder(base, shard))) is not None}
+    notes += _forms(files)
     notes += [divided_words(base)] if not states <= _OVER and state != "running" else []
     notes += [f"shard {shard}: {note}" for shard, status in found for note in status.notes]
     unaccounted = [status.unaccounted_max for status in statuses if status.unaccounted_max is not None]
@@ -74,7 +77,7 @@ def status_of_shards(base: Path) -> Status:
         failures=_groups(group for status in statuses for group in status.failures),
         held=_groups(group for status in statuses for group in status.held),
         batches=tuple(batch for status in statuses for batch in status.batches),
-        budget=_budget(statuses),
+        budget=_budget(found, newest_leased=_newest_leased(base, files)),
         notes=tuple(notes),
         next_command=_next(base, found, states),
         message=next((f"shard {shard}: {status.message}" for shard, status in found if status.message), None),
@@ -82,14 +85,13 @@ def status_of_shards(base: Path) -> Status:
     )
 
 
-def _forms(folders: Mapping[str, Path]) -> list[str]:
-    """That the job file was changed between shards; their parts of the limits may differ. Raises as `read_run_file`."""
+def _forms(files: Mapping[Shard, RunFile]) -> list[str]:
+    """That the job file was changed between shards; their parts of the limits may differ."""
     forms: dict[str, list[str]] = {}
-    for shard, folder in folders.items():
-        if (file := read_run_file(folder)) is not None:
-            output = {**output, "dir": None} if isinstance(output := file.job.get("output"), dict) else output
-            job = {**file.job, "output": output, **dict.fromkeys(_OF_A_SHARD)}
-            forms.setdefault(json.dumps(job, sort_keys=True), []).append(shard)
+    for shard, file in files.items():
+        output = {**output, "dir": None} if isinstance(output := file.job.get("output"), dict) else output
+        job = {**file.job, "output": output, **dict.fromkeys(_OF_A_SHARD)}
+        forms.setdefault(json.dumps(job, sort_keys=True), []).append(str(shard))
     of = "; ".join(", ".join(shards) for shards in forms.values())
     words = (
         f"the job file was changed between the shards ({of}): after the merge, `run` sends what is missing of its "
@@ -99,10 +101,16 @@ def _forms(folders: Mapping[str, Path]) -> list[str]:
 
 
 def _next(base: Path, found: list[tuple[Shard, Status]], states: set[RunState]) -> str | None:
-    """`merge` when all shards are over; else what goes on with the first that is not, if nothing works on it."""
+    """`merge` when all shards are over; else what goes on with the first that is not, if nothing works on it.
+
+    A worker's command names a coordinator: where that is gone, processes of this machine go on.
+    """
     if states <= _OVER:
         return f"batchrunner merge {shlex.quote(str(base))}"
-    return next((status.next_command for _, status in found if status.next_command is not None), None)
+    command = next((status.next_command for _, status in found if status.next_command is not None), None)
+    if command is None or holder_of(base / SHARDS) is not None:
+        return command
+    return for_processes(command, processes=processes_here(found[0][0].of))
 
 
 def _sum(kind: type[Counts], all_counts: list[Counts]) -> Counts:
@@ -134,17 +142,36 @@ def _groups(groups: Iterable[FailureGroup]) -> tuple[FailureGroup, ...]:
     return tuple(replace(first[cause], count=count) for cause, count in counts.most_common())
 
 
-def _budget(statuses: list[Status]) -> tuple[BudgetLine, ...]:
-    """What all shards have used; the limit is that of those that have begun."""
+def _newest_leased(base: Path, files: Mapping[Shard, RunFile]) -> Shard | None:
+    """Of the shards that a coordinator gave out, the one that was begun last: it has the budget as it is now."""
+    written: dict[Shard, int] = {}
+    for shard, file in files.items():
+        its = file.job.get("shard")
+        look = DISK.look(shard_folder(base, shard) / RUN_FILE)
+        if isinstance(its, dict) and its.get("is_leased") and look is not None:
+            written[shard] = look.mtime_ns
+    return max(written, key=lambda shard: written[shard], default=None)
+
+
+def _budget(found: list[tuple[Shard, Status]], *, newest_leased: Shard | None) -> tuple[BudgetLine, ...]:
+    """What all shards have used. Limits that were divided are added up; those that a coordinator leases are the job's.
+
+    Of shards that have not begun no part is known.
+    """
+    limits = {line.unit: line.limit for shard, status in found if shard == newest_leased for line in status.budget}
     lines: dict[str, BudgetLine] = {}
-    for line in (line for status in statuses for line in status.budget):
+    for line in (line for _, status in found for line in status.budget):
         known = lines.get(line.unit)
-        if known is None:
-            lines[line.unit] = line
-            continue
-        limits = (known.limit, line.limit)
-        limit = None if None in limits else sum(each for each in limits if each is not None)
+        if newest_leased is not None:
+            if line.unit not in limits:
+                continue
+            limit = limits[line.unit]
+        elif known is None:
+            limit = line.limit
+        else:
+            limit = None if known.limit is None or line.limit is None else known.limit + line.limit
+        before = replace(line, spent=0.0, in_flight=0.0) if known is None else known
         lines[line.unit] = replace(
-            known, limit=limit, spent=known.spent + line.spent, in_flight=known.in_flight + line.in_flight
+            before, limit=limit, spent=before.spent + line.spent, in_flight=before.in_flight + line.in_flight
         )
     return tuple(lines.values())

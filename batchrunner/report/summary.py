@@ -117,6 +117,15 @@ def shards_line(shards: tuple[ShardStatus, ...]) -> str:
     return f"{len(shards):,}: " + ", ".join(f"{number:,} {state}" for state, number in states.most_common())
 
 
+def begun_words(shards: tuple[ShardStatus, ...]) -> str:
+    """` in 1 of 4 shards; the others have not begun`: whose items are counted; empty where all have begun."""
+    begun = sum(one.items is not None for one in shards)
+    if begun == len(shards):
+        return ""
+    others = "the other has" if len(shards) - begun == 1 else "the others have"
+    return f" in {begun:,} of {len(shards):,} shards; {others} not begun"
+
+
 def lane_line(lane: LaneStatus, status: Status, *, now: datetime) -> str:
     """`NAME waiting until Mon 00:05 (3 h 12 min): model's daily quota used up · come back tomorrow`.
 
@@ -205,7 +214,7 @@ def _body(status: Status, now: datetime) -> Iterator[tuple[str, str]]:
 def _items(status: Status) -> Iterator[tuple[str, str]]:
     if status.part is not None:
         yield "part", items_line(status.part)
-    yield "items", items_line(status.items)
+    yield "items", items_line(status.items) + begun_words(status.shards)
     if status.shards:
         yield "shards", shards_line(status.shards)
 

@@ -7,7 +7,6 @@ is ever changed. Refuses to merge while a process works on a shard, a damaged le
 """
 
 import os
-import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -24,6 +23,7 @@ from batchrunner.core.events import Done
 from batchrunner.core.job import Json
 from batchrunner.core.lifecycle import ItemEvent, ItemState
 from batchrunner.core.part import Shard
+from batchrunner.core.shard import for_whole_job
 from batchrunner.core.state import LedgerState
 from batchrunner.core.status import MergeResult
 from batchrunner.stores.batch_files import BATCHES
@@ -74,7 +74,6 @@ _LEFT: Final = frozenset({LEDGER, CONTROL, EXPORTS, SHARDS, "thumbs", "report", 
 """Folders of a shard that belong to its own run."""
 _ENDED: Final = frozenset({ItemState.DONE, ItemState.FAILED, ItemState.REPLACED})
 _BUFFER_BYTES: Final = 1 << 20
-_SHARD_OPTION: Final = re.compile(r" --shard \S+")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -411,8 +410,8 @@ class Merge:
             created=min(one.created for one in files),
             job=job,
             totals=_totals(files),
-            command=_whole(newest.command),
-            command_elsewhere=_whole(newest.command_elsewhere),
+            command=for_whole_job(newest.command),
+            command_elsewhere=for_whole_job(newest.command_elsewhere),
             ended=None,
             message=None,
             segment=ledger.segments,
@@ -464,10 +463,6 @@ def _whole_end(ledger: Path, segment: SegmentEnd, *, size_bytes: int) -> int:
         return start + DISK.read_at(descriptor, size_bytes - start, start).rfind(b"\n") + 1
     finally:
         DISK.close(descriptor)
-
-
-def _whole(command: str | None) -> str | None:
-    return None if command is None else _SHARD_OPTION.sub("", command)
 
 
 def _totals(files: list[RunFile]) -> dict[str, Json] | None:

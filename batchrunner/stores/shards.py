@@ -161,6 +161,11 @@ def check_shard(job: Job) -> None:
         )
 
 
+def processes_here(shards: int) -> int:
+    """How many processes of this machine would go on with so many shards: one for each processor, at most."""
+    return min(shards, os.cpu_count() or 1)
+
+
 def divided_words(base: Path) -> str:
     """That a job is divided, and how to go on with it. Blocks. Raises as `read_layout`."""
     layout = read_layout(base)
@@ -169,7 +174,7 @@ def divided_words(base: Path) -> str:
     return (
         f"the job is divided into {of} shards that are not merged; go on with `batchrunner run JOB --shard I/{of}` for "
         f"each I from 0 to {of - 1}, then `batchrunner merge {shlex.quote(str(base))}`; or with "
-        f"`--processes {of}`, which does both"
+        f"`--processes {processes_here(of)}`, which does both"
     )
 
 

@@ -9,6 +9,10 @@ job=$1 out=$2 shards=$3
 shift 3
 here=$(dirname "$0")
 
+if grep -qs '"whole": true' "$out/shards/merged.json"; then
+  echo "submit.sh: the shards of $out are merged; \`batchrunner run $job --out $out\` sends the rest" >&2
+  exit 1
+fi
 array=$(sbatch --parsable --array="0-$((shards - 1))" "$here/array.sh" "$job" "$out" "$shards" "$@")
 merge=$(sbatch --parsable --job-name=batchrunner-merge --output=%x-%j.log --dependency="afterany:$array" \
   "$here/merge.sh" "$out")

@@ -1,11 +1,13 @@
 """What people see while a run goes on."""
 
 import asyncio
+import gc
 import io
 import json
 import os
 import signal
 import threading
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -53,6 +55,20 @@ PARKED = replace(
     ),
 )
 NOW: Final = datetime(2026, 11, 22, 15, 5, tzinfo=UTC)
+
+
+def test_a_run_that_ends_in_its_first_moment_leaves_nothing_that_was_not_awaited() -> None:
+    async def ended_at_once() -> None:
+        following = asyncio.ensure_future(Progress(LineDisplay()).follow(lambda: START))
+        await asyncio.sleep(0)
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)
+
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        asyncio.run(ended_at_once())
+        gc.collect()
+    assert [str(one.message) for one in warned if one.category is RuntimeWarning] == []
 
 
 class OutOfSnapshotsError(Exception):

@@ -53,6 +53,8 @@ def test_shards_that_a_shell_starts_have_the_sums_of_one_run_and_stay_below_the_
         assert_nothing_lost_or_paid_unseen(tmp_path / "out", meter, items=ITEMS)
         assert meter.paid.total() == ITEMS
         assert meter.refused <= 0.02 * ITEMS
+        rerun = typed(EXAMPLES / "shell" / script, job.name, "out", str(SHARDS), folder=tmp_path)
+        assert (rerun.returncode, meter.paid.total()) == (0, ITEMS), rerun.stderr
     with metered_server(per_second=1e6, burst=1e6) as (root, _meter):
         again = write_job(tmp_path, root, items=ITEMS, per_minute=1e6)
         assert typed(*program("run", again.name, "--out", "one", "--quiet"), folder=tmp_path).returncode == 0
