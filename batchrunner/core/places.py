@@ -17,6 +17,8 @@ class RemotePlace:
     """The one on PyPI that lets fsspec read it."""
     credentials: str
     """Where its credentials come from, for messages; empty where none are sent."""
+    address: str = ""
+    """The variable that names another server than the usual one; empty where there is none."""
     has_folders: bool = True
     """What lies below an address can be listed."""
     may_lack_ranges: bool = False
@@ -31,7 +33,7 @@ _AZURE: Final = "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY"
 _WEB: Final = RemotePlace(package="aiohttp", credentials="", has_folders=False, may_lack_ranges=True)
 
 PLACES: Final[dict[str, RemotePlace]] = {
-    "s3": RemotePlace(package="s3fs", credentials=_AWS, is_written=True),
+    "s3": RemotePlace(package="s3fs", credentials=_AWS, address="AWS_ENDPOINT_URL", is_written=True),
     "gs": RemotePlace(package="gcsfs", credentials=_GOOGLE, is_written=True),
     "gcs": RemotePlace(package="gcsfs", credentials=_GOOGLE),
     "oss": RemotePlace(package="ossfs", credentials="FSSPEC_OSS_KEY, FSSPEC_OSS_SECRET and OSS_ENDPOINT"),

@@ -16,17 +16,18 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
-from batchrunner.core.errors import JobMistakesError, Mistake, StoreBrokenError
+from batchrunner.core.errors import BatchrunnerError, JobMistakesError, Mistake, StoreBrokenError
 from batchrunner.core.events import Uploaded
 from batchrunner.stores.files import DISK, SHARED_FILE, is_left_over, write_whole
-from batchrunner.stores.ledger_line import LEDGER, SEGMENT_NAME
+from batchrunner.stores.ledger_line import LEDGER, SEGMENT_NAME, segment_path
 from batchrunner.stores.lock import LOCK, LOCK_FILE
+from batchrunner.stores.object_store import open_store, require_reachable, words_of
+from batchrunner.stores.run_file import RUN_FILE, RunFile, read_run_file
 
 UPLOADS: Final = "uploads.json"
 """In the run's directory: how far the mirror is, for `status`."""
@@ -39,13 +40,8 @@ _REST: Final = 20
 _AT_ONCE: Final = 8
 _FAILURES: Final = 3
 """So many uploads that fail one after another end a look: the store is away."""
-_ANSWER_S: Final = 60.0
-_RETRIES: Final = 2
 _PIECE_BYTES: Final = 1 << 20
-_SHOWN_CHARS: Final = 200
-_DURATION: Final = re.compile(
-    r" in [0-9.]+[mµn]?s\b(?:, after [0-9]+ retries, max_retries: [0-9]+, retry_timeout: [0-9]+s)?"
-)
+_QUIET: Final = re.compile(rb'^[^e]*"e":"(?:open|uploaded|close)"')
 
 
 class UploadCounts(msgspec.Struct, frozen=True, kw_only=True):
@@ -102,13 +98,42 @@ class Mirror:
         try:
             if self._known is None:
                 self._known = await asyncio.to_thread(_marks_of, self._folder, self._to)
+            quiet = await asyncio.to_thread(_quiet_segments, self._folder / LEDGER)
+            found = await asyncio.to_thread(lambda: list(_files(self._folder, is_whole=note is None, without=quiet)))
+            self._count(found, self._known)
             if self._store is None:
+                await asyncio.to_thread(require_reachable, self._to)
                 self._store = await asyncio.to_thread(open_store, self._to)
-            found = await asyncio.to_thread(lambda: list(_files(self._folder, is_whole=note is None)))
+            if quiet and note is None:
+                found = await self._with_quiet(found, self._known)
             await self._upload(found, self._known, note)
         except Exception as error:  # noqa: BLE001 - each store raises exceptions of its own, and none may end a run
-            self._report(problem=words_of(error))
+            self._report(problem=words_of(error, self._to))
+        if self.progress.problem:
+            self._store = None  # the next look asks first whether it is there: else each file would wait for it
         await self._keep()
+
+    async def _with_quiet(self, found: list[_File], known: set[int]) -> list[_File]:
+        """Those files where run.json says nothing new, either; all of them otherwise, for it names the last segment."""
+        import obstore  # noqa: PLC0415 - as below
+
+        with suppress(FileNotFoundError):
+            content = bytes(await (await obstore.get_async(self._store, RUN_FILE)).bytes_async())
+            if await asyncio.to_thread(_is_same_run, content, self._folder):
+                known.update(file.mark(self._to) for file in found if file.path == RUN_FILE)
+                return found
+        return await asyncio.to_thread(lambda: list(_files(self._folder, is_whole=True)))
+
+    def _count(self, found: list[_File], known: set[int]) -> None:
+        """What is there and what is not, before anything is uploaded."""
+        there = [file for file in found if file.mark(self._to) in known]
+        self.progress = UploadCounts(
+            to=self._to,
+            files=len(there),
+            bytes=sum(file.size for file in there),
+            left=len(found) - len(there),
+            problem=self.progress.problem,
+        )
 
     async def _upload(self, found: list[_File], known: set[int], note: Callable[[Uploaded], None] | None) -> None:
         waiting = [file for file in found if file.mark(self._to) not in known]
@@ -158,9 +183,9 @@ class Mirror:
         except FileNotFoundError as error:
             if not await asyncio.to_thread(place.exists):  # it was replaced or removed meanwhile
                 return None
-            return words_of(error)
+            return words_of(error, self._to)
         except Exception as error:  # noqa: BLE001 - each store raises exceptions of its own, and none may end a run
-            return words_of(error)
+            return words_of(error, self._to)
         return None
 
     async def _is_there(self, file: _File, place: Path) -> bool:
@@ -219,8 +244,11 @@ def progress_words(progress: UploadCounts) -> str:
     return words
 
 
-def _files(folder: Path, *, is_whole: bool) -> Iterator[_File]:
-    """The finished files of a run's directory; while the run works, those that come whole. No links."""
+def _files(folder: Path, *, is_whole: bool, without: frozenset[str] = frozenset()) -> Iterator[_File]:
+    """The finished files of a run's directory; while the run works, those that come whole. No links.
+
+    `without` are names of segments.
+    """
     newest = max((name for name in _names(folder / LEDGER) if SEGMENT_NAME.fullmatch(name)), default="")
     for place, folders, names in os.walk(folder):
         is_top = Path(place) == folder
@@ -228,12 +256,39 @@ def _files(folder: Path, *, is_whole: bool) -> Iterator[_File]:
         below = "" if is_top else f"{Path(place).relative_to(folder).as_posix()}/"
         for name in sorted(names):
             is_growing = is_top or (below == f"{LEDGER}/" and name >= newest)
-            if is_left_over(name) or (is_top and name in _NOT_MIRRORED) or (is_growing and not is_whole):
+            is_quiet = below == f"{LEDGER}/" and name in without
+            if is_left_over(name) or (is_top and name in _NOT_MIRRORED) or (is_growing and not is_whole) or is_quiet:
                 continue
             with suppress(OSError):
                 found = os.lstat(Path(place, name))
                 if os.path.isfile(Path(place, name)) and not os.path.islink(Path(place, name)):  # noqa: PTH113, PTH114 - of thousands
                     yield _File(path=f"{below}{name}", size=found.st_size, mtime=found.st_mtime_ns)
+
+
+def _is_same_run(content: bytes, folder: Path) -> bool:
+    """Whether another run.json says what this folder's does, the number of its last segment aside. Blocks."""
+    try:
+        there, here = msgspec.json.decode(content, type=RunFile), read_run_file(folder)
+    except (msgspec.MsgspecError, UnicodeError, BatchrunnerError):
+        return False
+    return here is not None and there.with_another_ledger() == here.with_another_ledger()
+
+
+def _quiet_segments(ledger: Path) -> frozenset[str]:
+    """The newest segments that say only that a process began, copied and ended: of runs with nothing to do. Blocks.
+
+    They are not copied, so that such runs add nothing to the store. Once a later one says more, they are: a ledger has
+    no gaps.
+    """
+    quiet: set[str] = set()
+    for name in sorted((name for name in _names(ledger) if SEGMENT_NAME.fullmatch(name)), reverse=True):
+        with suppress(OSError), (ledger / name).open("rb") as lines:
+            said = [bool(_QUIET.search(line)) for line in lines.readlines(_PIECE_BYTES)]
+            if said and all(said) and not lines.read(1) and name != segment_path(ledger, 1).name:
+                quiet.add(name)
+                continue
+        break
+    return frozenset(quiet)
 
 
 def _names(folder: Path) -> list[str]:
@@ -258,28 +313,9 @@ def _marks_of(folder: Path, to: str) -> set[int]:
     return marks
 
 
-def open_store(to: str) -> Any:
-    """The store of an address, with credentials from the environment. Blocks; raises what obstore raises."""
-    from obstore.store import from_url  # noqa: PLC0415 - as above
-
-    endpoint = os.environ.get("AWS_ENDPOINT_URL", os.environ.get("AWS_ENDPOINT", ""))
-    return from_url(
-        to,
-        client_options={"timeout": timedelta(seconds=_ANSWER_S), "allow_http": endpoint.startswith("http://")},
-        retry_config={"max_retries": _RETRIES, "retry_timeout": timedelta(seconds=_ANSWER_S)},
-    )
-
-
 def _md5_of(path: Path) -> str:
     digest = hashlib.md5(usedforsecurity=False)
     with path.open("rb") as file:
         while piece := file.read(_PIECE_BYTES):
             digest.update(piece)
     return digest.hexdigest()
-
-
-def words_of(error: BaseException) -> str:
-    """What a store says, without the document it sends along, in which names of keys may stand."""
-    line = str(error).partition("\n")[0].partition("<")[0].strip() or type(error).__name__
-    line = _DURATION.sub("", line)
-    return line[:_SHOWN_CHARS].rstrip(" :")

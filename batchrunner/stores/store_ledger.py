@@ -19,7 +19,7 @@ from typing import Any, Final, Self
 from batchrunner.core.errors import JobMistakesError, LedgerDamagedError, LockHeldError, StoreBrokenError
 from batchrunner.stores.files import PRIVATE_FILE, PRIVATE_FOLDER, RESULTS, SHARED_FILE, Disk, write_whole
 from batchrunner.stores.ledger_line import LEDGER, SEGMENT_NAME, segment_numbers, segment_path
-from batchrunner.stores.mirror import open_store, words_of
+from batchrunner.stores.object_store import open_store, require_reachable, words_of
 from batchrunner.stores.row_codec import key_and_index_of
 
 ALIVE_S: Final = 15.0
@@ -73,6 +73,7 @@ class StoreLedger:
             StoreBrokenError: the store cannot be reached.
         """
         try:
+            require_reachable(self._to)
             epochs = self._read()
             last = epochs[-1] if epochs else None
             if last is not None and not last.is_fenced:
@@ -87,7 +88,8 @@ class StoreLedger:
         except (JobMistakesError, LockHeldError, LedgerDamagedError, StoreBrokenError):
             raise
         except Exception as error:
-            raise StoreBrokenError(f"{self._to}: {words_of(error)}; nothing was sent") from error
+            words = words_of(error, self._to)
+            raise StoreBrokenError(f"{self._to}: {words}; nothing was sent, and the same command begins") from error
         threading.Thread(target=self._put_heartbeats, args=(self._epoch,), name="ledger-alive", daemon=True).start()
 
     def close(self) -> None:
@@ -104,7 +106,7 @@ class StoreLedger:
         try:
             is_there = self._put(_chunk(kind, self._epoch, number), data)
         except Exception as error:
-            raise OSError(5, f"{self._to}: {words_of(error)}") from error
+            raise OSError(5, f"{self._to}: {words_of(error, self._to)}") from error
         if not is_there:
             self.close()
             raise OSError(1, f"{self._to}: another process has taken over this run; this one sends nothing more")
