@@ -11,11 +11,11 @@ from itertools import repeat
 from pathlib import PurePosixPath
 
 from batchrunner.core.errors import JobMistakesError, Mistake
-from batchrunner.core.item import InputPicture, Item, KeyMaker, digest, item_key, schema_sha256
+from batchrunner.core.item import InputPicture, Item, digest, schema_sha256
 from batchrunner.core.job import Job, Json
 from batchrunner.core.picture_rules import params_mistakes
 from batchrunner.core.upstream import RunRows
-from batchrunner.prompts.ids import Names
+from batchrunner.prompts.ids import KeyMaker, Names, item_key
 from batchrunner.prompts.plain import PlainItems
 from batchrunner.prompts.prompt_rows import Findings, PromptRow, Prompts, prompt_rows
 from batchrunner.prompts.render import TemplateFault

@@ -13,11 +13,12 @@ from typing import Final
 
 from batchrunner.core import VERSION
 from batchrunner.core.errors import JobMistakesError, Mistake
-from batchrunner.core.item import KEY_VERSION, AlikeItems, Item
+from batchrunner.core.item import AlikeItems, Item
 from batchrunner.core.job import Job, Json, Listing, Source, seen_from_its_folder
 from batchrunner.core.places import is_remote
 from batchrunner.core.upstream import RunRows
 from batchrunner.prompts.expand import Expansion, artifact_name
+from batchrunner.prompts.ids import KEY_VERSION
 from batchrunner.prompts.input_pictures import BadPictureError, PictureCache
 from batchrunner.prompts.prompt_rows import Findings
 from batchrunner.prompts.row_stages import LEFT_OUT_WORDS

@@ -9,11 +9,11 @@ wrong with it.
 from collections.abc import Sequence
 from dataclasses import replace
 
-from batchrunner.core.item import AlikeItems, Item, KeyMaker
+from batchrunner.core.item import AlikeItems, Item
 from batchrunner.core.job import Job, Json
 from batchrunner.core.picture_rules import prompt_mistake
 from batchrunner.core.text import has_surrogate
-from batchrunner.prompts.ids import Names
+from batchrunner.prompts.ids import KeyMaker, Names
 from batchrunner.prompts.prompt_rows import Prompts
 from batchrunner.prompts.render import OUTPUT_LIMIT_CHARS
 from batchrunner.prompts.row_to_prompt import Filler

@@ -17,10 +17,9 @@ from contextlib import aclosing
 from hashlib import blake2b
 from typing import Final
 
-from batchrunner.core.item import slug
 from batchrunner.core.job import Group, Json, Sample, Source
 from batchrunner.prompts.draws import Pools
-from batchrunner.prompts.ids import Seen
+from batchrunner.prompts.ids import Seen, slug
 from batchrunner.prompts.render import TemplateFault
 from batchrunner.prompts.sources.base import BATCH_ROWS, BadRow, Batch, SourceRow
 from batchrunner.prompts.templates import JobTemplates, named, unfillable

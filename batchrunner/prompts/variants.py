@@ -8,8 +8,8 @@ from math import prod
 from typing import TypeAlias
 from unicodedata import category
 
-from batchrunner.core.item import slug
 from batchrunner.core.job import Job, Json, Listing
+from batchrunner.prompts.ids import slug
 from batchrunner.prompts.render import Expression, TemplateFault, Templates
 
 _LABEL_CHARS = 40

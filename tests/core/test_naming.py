@@ -8,7 +8,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from batchrunner.core.item import auto_id, auto_ids, fold, safe_stem, slug
+from batchrunner.core.item import fold, safe_stem
+from batchrunner.prompts.ids import auto_id, auto_ids, slug
 
 ANY_TEXT = st.text(alphabet=st.characters(exclude_categories=()), max_size=400)
 RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(\.|$)", re.IGNORECASE)

@@ -8,10 +8,11 @@ from pathlib import PurePosixPath
 from yarl import URL
 
 from batchrunner.core.errors import JobMistakesError
-from batchrunner.core.item import STEM_LIMIT_BYTES, auto_id, fold, safe_stem, slug
+from batchrunner.core.item import STEM_LIMIT_BYTES, fold, safe_stem
 from batchrunner.core.job import Timeouts
 from batchrunner.core.outcome import PictureUrl
 from batchrunner.core.status import FailureGroup, ItemCounts, LaneStatus, SendCounts, Status, UsageCounts
+from batchrunner.prompts.ids import auto_id, slug
 from batchrunner.providers.result_pictures import pictures_in
 from batchrunner.report.summary import summary
 from batchrunner.report.wording import printable

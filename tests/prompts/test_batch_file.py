@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from batchrunner.core.item import Item, item_key
+from batchrunner.core.item import Item
 from batchrunner.core.job import Job, ListedPrompt, Turn
 from batchrunner.core.outcome import Revision
 from batchrunner.prompts import items_of
+from batchrunner.prompts.ids import item_key
 from batchrunner.providers import dialect_for
 from tests.prompts.batches import PNG, PNG_URL, SAID, batch, body, line, parts, shown, speaking
 from tests.prompts.jobs import DATA, items, job_of, listing, mistake, picture_job, source, stream

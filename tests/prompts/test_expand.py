@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchrunner.core.item import auto_id, digest, fold, item_key, safe_stem
+from batchrunner.core.item import digest, fold, safe_stem
 from batchrunner.core.job import ListedPrompt, Output, Turn
 from batchrunner.core.ports import Items
 from batchrunner.prompts import expand, items_of
+from batchrunner.prompts.ids import auto_id, item_key
 from batchrunner.spec import load_job
 from tests.prompts.jobs import items, job_of, listing, mistake, mistakes, picture_job, source, stream
 

@@ -21,9 +21,10 @@ from hypothesis import strategies as st
 
 from batchrunner.core import item
 from batchrunner.core.errors import JobMistakesError
-from batchrunner.core.item import AlikeItems, Item, KeyMaker, item_key
+from batchrunner.core.item import AlikeItems, Item
 from batchrunner.core.job import Job, Json, Turn
 from batchrunner.prompts import check_items, items_of, render, sandbox
+from batchrunner.prompts.ids import KeyMaker, item_key
 from batchrunner.prompts.plain import PlainItems
 from batchrunner.prompts.render import Template
 from batchrunner.prompts.sources import comma_separated, openai_batch, text_files

@@ -13,12 +13,13 @@ from pathlib import Path
 import pytest
 
 from batchrunner.core.errors import JobMistakesError, Mistake
-from batchrunner.core.item import Item, KeyMaker, item_key
+from batchrunner.core.item import Item
 from batchrunner.core.job import Json, Source, Turn
 from batchrunner.core.plan import PlanningCounter
 from batchrunner.core.state import LedgerState
 from batchrunner.core.upstream import DoneRow
 from batchrunner.prompts import check_items, items_of
+from batchrunner.prompts.ids import KeyMaker, item_key
 from batchrunner.spec import load_job
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "jobs"

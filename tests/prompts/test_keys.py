@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchrunner.core.item import digest, item_key
+from batchrunner.core.item import digest
 from batchrunner.core.job import Json, Turn
+from batchrunner.prompts.ids import item_key
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(alphabet=st.characters(exclude_categories=())),
