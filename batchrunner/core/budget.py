@@ -117,22 +117,6 @@ class Tally:
             self.batched = Tally()
         return self.batched
 
-    def add_usage(
-        self,
-        input_tokens: int | None,
-        output_tokens: int | None,
-        cache_read: int | None = None,
-        cache_write: int | None = None,
-    ) -> None:
-        """A server reported what a call used."""
-        if input_tokens is None and output_tokens is None:
-            return
-        self.measured += 1
-        self.input_tokens += input_tokens or 0
-        self.output_tokens += output_tokens or 0
-        self.cache_read += cache_read or 0
-        self.cache_write += cache_write or 0
-
     def mean(self, unreported: Usages) -> Usages:
         """Tokens of a call on average, `unreported` while none is known."""
         if not self.measured:

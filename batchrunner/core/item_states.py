@@ -25,11 +25,13 @@ from batchrunner.core.fallback import HandOvers
 from batchrunner.core.item import Item
 from batchrunner.core.item_table import ItemTable
 from batchrunner.core.lifecycle import (
+    AMBIGUOUS,
     ATTEMPTS,
     BYTE,
     DOUBTFUL,
     EPOCH,
     EPOCHS,
+    FRESH,
     ITEM_STATE,
     ITEM_STATES,
     KNOWN,
@@ -37,6 +39,8 @@ from batchrunner.core.lifecycle import (
     MODEL,
     MODEL_MASK,
     SEEN,
+    SENDS,
+    SENDS_MAX,
     ItemEvent,
     ItemRecord,
     ItemState,
@@ -44,7 +48,6 @@ from batchrunner.core.lifecycle import (
     Park,
     S,
     TaskOwners,
-    effort_of,
     named_task,
     record_of,
 )
@@ -141,7 +144,9 @@ class Memory:
 
     def effort(self, key: bytes, *, number: int = 0) -> tuple[int, int, int, bool]:
         """(sends, attempts, ambiguous, fresh), as in `record`; `number` as in `attempts`."""
-        return effort_of(self.table.words[number or self.table.find(key)])
+        packed = self.table.words[number or self.table.find(key)]
+        fresh = bool(packed & FRESH) or not packed & KNOWN
+        return packed >> SENDS & SENDS_MAX, packed >> ATTEMPTS & BYTE, packed >> AMBIGUOUS & BYTE, fresh
 
     def attempts(self, key: bytes, *, number: int = 0) -> int:
         """Attempts charged to the item, as in `record`; `number` is its own in the table, where that is known."""
@@ -314,9 +319,9 @@ class Memory:
                 return
             tally.done += 1
             tally.pictures += event.images
-            tally.add_usage(event.input_tokens, event.output_tokens, event.cache_read, event.cache_write)
+            add_usage(tally, event.input_tokens, event.output_tokens, event.cache_read, event.cache_write)
         elif isinstance(event, Retry | Failed | ReplacedBy) and packed & ITEM_STATE in {S.SENDING, S.ACCEPTED}:
-            tally.add_usage(event.input_tokens, event.output_tokens, event.cache_read, event.cache_write)
+            add_usage(tally, event.input_tokens, event.output_tokens, event.cache_read, event.cache_write)
             tally.without_work += (policy := policy_named(event.kind)) is not None and policy.no_work
 
     def _count_sends(self, event: ItemEvent, at: float, packed: int) -> None:
@@ -468,6 +473,19 @@ class Memory:
         self.batches = RemoteBatches({batch.number: batch for batch in figures.batches})
         self.hand_overs = hand_overs
         return True
+
+
+def add_usage(
+    tally: Tally, input_tokens: int | None, output_tokens: int | None, cache_read: int | None, cache_write: int | None
+) -> None:
+    """A server reported what a call used."""
+    if input_tokens is None and output_tokens is None:
+        return
+    tally.measured += 1
+    tally.input_tokens += input_tokens or 0
+    tally.output_tokens += output_tokens or 0
+    tally.cache_read += cache_read or 0
+    tally.cache_write += cache_write or 0
 
 
 T = TypeVar("T")

@@ -242,12 +242,6 @@ def record_of(packed: int) -> ItemRecord:
     )
 
 
-def effort_of(packed: int) -> tuple[int, int, int, bool]:
-    """(sends, attempts, ambiguous, fresh), as in its record."""
-    fresh = bool(packed & FRESH) or not packed & KNOWN
-    return packed >> SENDS & SENDS_MAX, packed >> ATTEMPTS & BYTE, packed >> AMBIGUOUS & BYTE, fresh
-
-
 def with_attempts(packed: int, attempts: int) -> int:
     """So many attempts charged, as far as they can be counted."""
     return packed & ~(BYTE << ATTEMPTS) | min(attempts, BYTE) << ATTEMPTS

@@ -27,7 +27,7 @@ from batchrunner.core.events import (
     Retry,
     Rewritten,
 )
-from batchrunner.core.item_states import Memory
+from batchrunner.core.item_states import Memory, add_usage
 from batchrunner.core.lifecycle import (
     AMBIGUOUS,
     ATTEMPTS,
@@ -74,6 +74,14 @@ class LedgerState(Memory):
     # -- the steps of nearly every item, without an event's object: the same as `check` and `apply`
 
     # `number` is the item's in the table, if the caller already has it: it never changes
+
+    def number_to_send(self, key: bytes, *, hold: bool) -> int:
+        """The number of an item that the job has; 0 where it is not to be sent. `hold` as of `waits_for_a_person`."""
+        number = self.table.add(key)
+        word = self.table.words[number]
+        if word & KNOWN and (word & ITEM_STATE or self.waits_for_a_person(key, hold=hold)):
+            return 0
+        return number
 
     def next_send(self, key: bytes, item_id: str, *, number: int = 0) -> tuple[int, int]:
         """(n, a) of the intent to be written for a send that is about to leave. Changes nothing.
@@ -162,7 +170,7 @@ class LedgerState(Memory):
         tally = self._models[packed >> MODEL & MODEL_MASK]
         tally.done += 1
         tally.pictures += images
-        tally.add_usage(input_tokens, output_tokens, cache_read, cache_write)
+        add_usage(tally, input_tokens, output_tokens, cache_read, cache_write)
         self._count_row(length, images, input_tokens, output_tokens)
         if cache_read is not None or cache_write is not None:
             self._count_cached(cache_read, cache_write)

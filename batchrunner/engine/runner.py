@@ -5,12 +5,13 @@ import random
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Final
 
 from batchrunner.core.errors import JobMistakesError, StoreBrokenError
 from batchrunner.core.item import Item
 from batchrunner.core.job import Job, LaneSettings
-from batchrunner.core.lifecycle import ITEM_STATE, KNOWN, Closed, ItemEvent, ItemState
+from batchrunner.core.lifecycle import Closed, ItemEvent, ItemState
 from batchrunner.core.pacing import day_of
 from batchrunner.core.part import RunRequest
 from batchrunner.core.plan import HELD, PlanningPass, Totals, count_part
@@ -70,6 +71,8 @@ class Runner:
     recorder: RunRecorder = field(init=False)
     lanes: LaneSet = field(init=False)
     queues: dict[str, WorkQueue] = field(init=False)
+    wanted: Callable[[bytes], int] = field(init=False)
+    """See `WorkQueue`."""
     schedule: RunSchedule = field(init=False)
     budget_guard: BudgetGuard = field(init=False)
     control: RunControl = field(init=False)
@@ -107,6 +110,7 @@ class Runner:
         )
         self.lanes = LaneSet(tuple(self.lane(account, model) for model in job.models for account in ports.accounts))
         live_keys, together = set[bytes](), job.limits.inputs_per_request or 1
+        self.wanted = partial(self.state.number_to_send, hold=self.totals.hold)
         self.queues = {
             model: WorkQueue(model, wanted=self.wanted, keys=live_keys, together=together) for model in job.models
         }
@@ -383,15 +387,6 @@ class Runner:
         )
 
     # -- pieces
-
-    def wanted(self, key: bytes) -> int:
-        """See `WorkQueue`."""
-        table = self.state.table
-        number = table.add(key)
-        word = table.words[number]
-        if word & KNOWN and (word & ITEM_STATE or self.state.waits_for_a_person(key, hold=self.totals.hold)):
-            return 0
-        return number
 
     def is_in_part(self, item: Item) -> bool:
         """Whether the run was asked for this item."""

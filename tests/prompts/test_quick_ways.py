@@ -19,12 +19,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from batchrunner.core import item
 from batchrunner.core.errors import JobMistakesError
 from batchrunner.core.item import AlikeItems, Item
 from batchrunner.core.job import Job, Json, Turn
-from batchrunner.prompts import check_items, items_of, render, sandbox
-from batchrunner.prompts.ids import KeyMaker, item_key
+from batchrunner.prompts import check_items, ids, items_of, render, sandbox
+from batchrunner.prompts.ids import KeyMaker, item_key, slug
 from batchrunner.prompts.plain import PlainItems
 from batchrunner.prompts.render import Template
 from batchrunner.prompts.sources import comma_separated, openai_batch, text_files
@@ -96,7 +95,7 @@ def row_by_row() -> Iterator[None]:
         patch.setattr(Template, "joined", only_fixed)
         patch.setattr(render, "_simple_pieces", never)
         patch.setattr(sandbox, "_pieces", never)
-        patch.setattr(item, "_flat", never)
+        patch.setattr(ids, "_flat", never)
         yield
 
 
@@ -211,7 +210,7 @@ def test_slugs_are_what_they_were(text: str) -> None:
     if not start.isascii():
         start = unicodedata.normalize("NFKD", start).encode("ascii", "ignore").decode("ascii")
     letters = "".join(char if char in "abcdefghijklmnopqrstuvwxyz0123456789" else " " for char in start.lower())
-    assert item.slug(text) == ("-".join(letters.split())[:40].rstrip("-") or "item")
+    assert slug(text) == ("-".join(letters.split())[:40].rstrip("-") or "item")
 
 
 @pytest.mark.parametrize(
