@@ -46,7 +46,7 @@ class Desk:
     def died(self, worker: str) -> None:
         """A worker's death is proven: what it had is free at once. Raises StoreBrokenError."""
         held = [(number, shard.epoch) for number, shard in self.coordinator.counts() if shard.worker == worker]
-        self.coordinator.died(worker)
+        self.coordinator.died(worker, now=self._monotonic())
         for number, epoch in held:
             self._claims.ended(number, epoch, "lost")
 

@@ -171,7 +171,7 @@ class Coordinator:
                 if shard.is_fresh:
                     shard.held_until = now + self._lasts_s
                     return Claimed(shard=number, epoch=shard.epoch)
-                self._lost(shard)  # it has put it down, and its word of that was lost with a coordinator
+                self._lost(shard, now)  # it has put it down, and its word of that was lost with a coordinator
         if self.stop is not None:
             return Claimed(stop=self.stop)
         free = [shard for shard in self.shards if not shard.is_held and not shard.outcome and shard.not_before <= now]
@@ -218,9 +218,9 @@ class Coordinator:
             return Ended(ok=False)
         shard.counts = end.counts or shard.counts
         if end.outcome == "lost":
-            self._lost(shard)
+            self._lost(shard, now)
             return Ended(ok=True)
-        self.lanes.forget(end.worker)
+        self.lanes.forget(end.worker, now=now)
         shard.worker = shard.held_until = None
         shard.is_fresh, shard.goes_on = False, True
         shard.message, shard.losses = end.message, 0
@@ -231,24 +231,24 @@ class Coordinator:
             shard.outcome = end.outcome
         return Ended(ok=True)
 
-    def died(self, worker: str) -> None:
+    def died(self, worker: str, *, now: float) -> None:
         """A worker's death is proven: what it had is free at once."""
         for shard in self.shards:
             if shard.worker == worker:
-                self._lost(shard)
+                self._lost(shard, now)
         self._workers.pop(worker, None)
-        self.lanes.forget(worker)
+        self.lanes.forget(worker, now=now)
 
     def expire(self, now: float) -> None:
         """Claims without a beat are lost; to be called from time to time where nobody asks for anything."""
         for shard in self.shards:
             if shard.held_until is not None and shard.held_until <= now:
-                self._lost(shard)
+                self._lost(shard, now)
 
-    def _lost(self, shard: ShardState) -> None:
+    def _lost(self, shard: ShardState, now: float) -> None:
         self.lanes.put_down(self.shards.index(shard), None)
         if shard.worker is not None:
-            self.lanes.forget(shard.worker)
+            self.lanes.forget(shard.worker, now=now)
         shard.worker = shard.held_until = None
         shard.is_fresh, shard.goes_on = False, False
         ended = shard.counts.done + shard.counts.failed

@@ -7,6 +7,7 @@ told never add up to more than there is, whenever they hear of a change.
 """
 
 import math
+from bisect import insort
 from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -25,6 +26,14 @@ CHUNK_S: Final = 0.25
 """A grant is at most the worker's share of so many seconds' worth."""
 VALID_S: Final = 1.0
 """How late a granted request may leave: with the horizon, less than 2 s after it was granted."""
+LATE_S: Final = 0.1
+"""The same where there is a pace, or until the next moment: after a stall all that is late leaves at once, and what is
+worth more than that overruns the server's own burst. Shards that divide a limit save up as much.
+"""
+_CHANCE: Final = 0.01
+"""Share of refusals that a declared pace is kept in spite of: requests were late, or the server was. The limiter, which
+would lower it, hears of what is beyond that and beyond `LATE_S` worth at once.
+"""
 _AGAIN_S: Final = 0.1
 _ACTIVE_S: Final = 1.5
 """Whoever wanted to send so lately shares in what there is."""
@@ -64,9 +73,18 @@ class _Lane:
     tokens: Bucket | None
     sent_today: int
     senders: dict[str, _Sender] = field(default_factory=dict)
+    chance: float = 0.0
+    """Refusals that would not lower the pace now."""
+    free: "deque[Ticket]" = field(default_factory=deque)
+    """Given back before their moments: others may have them, at the same moments. In order of time."""
     day: int = 0
     park: LaneParked | None = None
     prober: tuple[str, float] | None = None
+
+    @property
+    def most_chance(self) -> float:
+        """Of `chance`: one, or what is late after a stall; nothing where no pace was declared."""
+        return max(1.0, LATE_S / self.every_s) if self.every_s else 0.0
 
     def active(self, now: float) -> list[str]:
         """Those who want to send."""
@@ -82,10 +100,13 @@ class _Lane:
         for _ in range(min(told.used, len(granted))):
             sent.append(granted.popleft())
         for _ in range(min(told.unused, len(granted))):
-            limiter.withdrawn(granted.popleft())
-            self.sent_today -= 1
+            ticket = granted.popleft()
+            if not self.take_back(ticket, now):
+                self.sent_today -= 1
+                limiter.withdrawn(ticket)
+        self.chance = min(self.chance + _CHANCE * told.accepted, self.most_chance)
         for _ in range(min(told.refused, len(sent))):
-            limiter.refused(now, sent.pop())  # refusals come at once: it was one of the last
+            self._refused(sent.pop(), now)  # refusals come at once: it was one of the last
         for _ in range(min(told.accepted, len(sent))):
             limiter.accepted(max(now, sent[0].at), sent.popleft())
         for _ in range(min(told.failed, len(sent))):
@@ -95,6 +116,21 @@ class _Lane:
             self.tokens.take(now, told.tokens_corrected)
         self._parks(told, now)
         return sender
+
+    def _refused(self, ticket: Ticket, now: float) -> None:
+        if self.chance >= 1.0:
+            self.chance -= 1.0
+            self.limiter.withdrawn(ticket)
+        else:
+            self.limiter.refused(now, ticket)
+
+    def take_back(self, ticket: Ticket, now: float) -> bool:
+        """Let others have what was granted, at the same moment; False where that has passed, or is another day's."""
+        if ticket.at <= now or ticket.day != self.day:
+            return False
+        insort(self.free, ticket, key=_moment_of)
+        self.sent_today -= 1
+        return True
 
     def _parks(self, told: Lease, now: float) -> None:
         probes = self.prober is not None and self.prober[0] == told.worker
@@ -121,7 +157,13 @@ class _Lane:
         return max(0, min(fair, self.limiter.limit - others))
 
     def moments(self, most: int, *, in_flight: int, now: float) -> Iterator[tuple[float, Ticket]]:
-        """When so many requests may leave, as far as the horizon."""
+        """When so many requests may leave, as far as the horizon; moments that were given back come alone."""
+        while self.free and self.free[0].at < now - _GRAIN_S:
+            self.limiter.withdrawn(self.free.popleft())
+        if self.free:
+            for ticket in [self.free.popleft() for _ in range(min(most, len(self.free)))]:
+                yield max(ticket.at, now), ticket
+            return
         for _ in range(most):
             at = max(self.next_at, now - _GRAIN_S, self.limiter.next_at)
             if at > now + HORIZON_S:
@@ -187,10 +229,15 @@ class CoordinatedLanes:
         most = min(most, self._chunk(lane, now), max(0, concurrency + _ahead(lane) - sender.in_flight))
         return self._grant(lane, sender, told, nothing, most=most, now=now)
 
-    def forget(self, worker: str) -> None:
-        """A worker has no shard any more: what it was granted counts as sent, what it had in flight is over."""
+    def forget(self, worker: str, *, now: float) -> None:
+        """A worker has no shard any more: what it had in flight is over.
+
+        What it was granted counts as sent where it might have been, and is others' where its moment has not come.
+        """
         for lane in self._lanes.values():
-            lane.senders.pop(worker, None)
+            gone = lane.senders.pop(worker, None)
+            for ticket in gone.granted if gone is not None else ():
+                lane.take_back(ticket, now)
             if lane.prober is not None and lane.prober[0] == worker:
                 lane.prober = None
 
@@ -225,6 +272,7 @@ class CoordinatedLanes:
                 sent_today=self._sent_before.get(name, 0),
                 day=today,
             )
+            lane.chance = lane.most_chance
         elif lane.day != today:
             lane.day, lane.sent_today = today, 0
         return lane
@@ -275,7 +323,10 @@ class CoordinatedLanes:
         if lane.tokens is not None:
             tokens = math.ceil(tokens * len(moments) / most)
             lane.tokens.take(now, tokens)
+        is_before = sender.granted and sender.granted[-1].at > moments[0][0]
         sender.granted.extend(ticket for _, ticket in moments)
+        if is_before:
+            sender.granted = deque(sorted(sender.granted, key=_moment_of))
         lane.sent_today += len(moments)
         first, last = moments[0][0], moments[-1][0]
         return changed(
@@ -283,6 +334,7 @@ class CoordinatedLanes:
             requests=len(moments),
             first_s=first - now,
             every_s=(last - first) / (len(moments) - 1) if len(moments) > 1 else 0.0,
+            valid_s=min(VALID_S, max(LATE_S, lane.every_s)) if lane.every_s else VALID_S,
             tokens=tokens,
             day_left=None if nothing.day_left is None else nothing.day_left - len(moments),
         )
@@ -333,6 +385,10 @@ class CoordinatedLanes:
         """What a shard may have spent or set aside. Until its next lease a worker may go by what it was told before."""
         known = [one for each in self._allotted.get(shard, {}).values() for one in each]
         return Spent(**{unit: max((getattr(one, unit) for one in known), default=0.0) for unit in _UNITS})
+
+
+def _moment_of(ticket: Ticket) -> float:
+    return ticket.at
 
 
 def _ahead(lane: _Lane) -> int:

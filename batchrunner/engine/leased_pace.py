@@ -138,13 +138,13 @@ class LeasedPace:
         self.parked = LaneParked(reason=park.reason, kind=park.kind, until=park.until)
         self.wakes.set()
 
-    def wanted(self, now: float, *, free: int, waits: bool) -> int:
-        """Requests that could leave soon."""
+    def wanted(self, now: float, *, free: int, waits: bool, left: int | None = None) -> int:
+        """Requests that could leave soon; `left`: no more than so many come, and a grant too many is lost to others."""
         while self._taken and self._taken[0] < now - _SOON_S:
             self._taken.popleft()
         hungry, self.is_hungry = self.is_hungry or waits, False
         likely = len(self._taken) + (max(free, 1) if hungry else 0)
-        return max(0, likely - len(self._moments))
+        return max(0, (likely if left is None else min(likely, left)) - len(self._moments))
 
     def gives_back(self) -> None:
         """No request leaves any more: what is left of the grants is told as unused."""
@@ -153,9 +153,13 @@ class LeasedPace:
 
     def granted(self, granted: Granted, now: float) -> None:
         """The reply to a lease, read now."""
+        moments, first = self._moments, now + granted.first_s
+        is_before = granted.requests and moments and moments[-1].at > first
         for place in range(granted.requests):
-            at = now + granted.first_s + place * granted.every_s
-            self._moments.append(_Moment(at, at + granted.valid_s))
+            at = first + place * granted.every_s
+            moments.append(_Moment(at, at + granted.valid_s))
+        if is_before:  # another worker has given them back
+            self._moments = deque(sorted(moments, key=lambda moment: moment.at))
         if granted.requests:
             self._tokens_each = granted.tokens / granted.requests
             self._few = granted.requests // 2
@@ -218,7 +222,9 @@ class Leasing:
         pace.wait_s(now, 0.0)  # what has expired is told
         want = 0
         if lane.closed is None and not lane.paused and not ends:
-            want = pace.wanted(now, free=lane.limit - lane.in_flight, waits=lane.waits)
+            queue = self._runner.queues[lane.model]
+            left = queue.waiting if queue.exhausted and not lane.retries_queued else None
+            want = pace.wanted(now, free=lane.limit - lane.in_flight, waits=lane.waits, left=left)
         guard = self._runner.budget_guard
         told = Lease(
             worker=self._worker,

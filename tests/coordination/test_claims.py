@@ -79,7 +79,7 @@ def test_beats_keep_a_shard_for_ever(desk: Coordinator) -> None:
 
 def test_a_proven_death_frees_the_shard_at_once(desk: Coordinator) -> None:
     first = desk.claim("a", now=0.0)
-    desk.died("a")
+    desk.died("a", now=0.0)
     second = desk.claim("b", now=0.0)
     third = desk.claim("c", now=0.0)
     fourth = desk.claim("d", now=0.0)
@@ -132,10 +132,10 @@ def test_a_shard_that_kills_each_of_its_workers_is_given_up_and_one_that_comes_o
         claimed = one.claim(f"w{step}", now=0.0)
         assert claimed.epoch == step + 1
         assert beat(one, f"w{step}", claimed, 0.0, done=step + 1)
-        one.died(f"w{step}")
+        one.died(f"w{step}", now=0.0)
     for step in range(MOST_LOSSES - 1):
         assert one.claim(f"x{step}", now=0.0).shard == 0
-        one.died(f"x{step}")
+        one.died(f"x{step}", now=0.0)
     assert one.claim("y", now=0.0).stop == "failed"
 
 
@@ -184,7 +184,7 @@ def test_no_two_workers_who_are_told_ok_ever_have_one_shard(tmp_path: Path, seed
             else:
                 del believed[name]
         elif chance.random() < 0.2:
-            one.died(name)
+            one.died(name, now=now)
             del believed[name]
         shards = [claimed.shard for claimed, _ in believed.values()]
         assert len(shards) == len(set(shards))

@@ -185,7 +185,7 @@ def test_a_probe_whose_worker_died_is_another_ones(tmp_path: Path) -> None:
     lease(one, "w0", 1.0, parked=LaneParked(reason="overloaded", until=2.0))
     assert lease(one, "w0", 3.0, want=1).probe
     assert not lease(one, "w1", 3.0, want=1).probe
-    one.died("w0")
+    one.died("w0", now=3.1)
     assert lease(one, "w1", 3.1, want=1).probe
 
 

@@ -79,3 +79,23 @@ def test_what_is_left_of_the_grants_is_given_back_once() -> None:
     pace.gives_back()
     pace.gives_back()
     assert (pace.used, pace.unused, pace.wait_s(0.2)) == (1, 2, None)
+
+
+def test_no_more_is_asked_for_than_items_are_left() -> None:
+    pace = LeasedPace(Limits())
+    pace.granted(Granted(requests=8, valid_s=1.0), 0.0)
+    for _ in range(4):
+        pace.take(0.0)
+    wanted = [pace.wanted(0.0, free=50, waits=True, left=left) for left in (None, 99, 10, 4, 0)]
+    assert wanted == [50, 50, 6, 0, 0]
+
+
+def test_requests_of_earlier_moments_come_before_those_that_are_held() -> None:
+    pace = LeasedPace(Limits())
+    pace.granted(Granted(requests=2, first_s=1.0, every_s=1.0, valid_s=1.0), 0.0)
+    pace.granted(Granted(requests=2, first_s=0.5, every_s=1.0, valid_s=1.0), 0.0)
+    moments = []
+    for _ in range(4):
+        moments.append(pace.wait_s(0.0))
+        pace.take(0.0)
+    assert moments == [0.5, 1.0, 1.5, 2.0]
