@@ -235,6 +235,36 @@ def test_waiting_for_a_state_with_patience_is_no_assertion_on_a_time() -> None:
     assert timed_asserts(f"def test():\n {waiting}\n began = loop.time(); assert loop.time() - began < 2") == []
 
 
+def test_no_test_waits_without_a_pause_or_takes_half_a_line_for_a_row() -> None:
+    """`tests/support/waiting.py` waits; `json_lines_so_far` reads what a living process writes."""
+    for path in sorted((HOME / "tests").rglob("*.py")):
+        assert bad_waits(path.read_text()) == [], path
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "while not path.exists():\n  assert process.poll() is None",
+        "while len(json_lines(path)) < 2:\n  time.sleep(0.1)",
+        "wait_until(lambda: len(json_lines(path)) == 2, 'two rows')",
+    ],
+)
+def test_a_bad_wait_is_seen(lines: str) -> None:
+    assert len(bad_waits(f"def test():\n {lines}")) == 1
+
+
+def bad_waits(source: str) -> list[str]:
+    """The loops that look at a process without a pause, and the looks at a file that take half a line for a row."""
+    found = list[str]()
+    for node in ast.walk(ast.parse(source)) if "poll()" in source or "json_lines(" in source else ():
+        if isinstance(node, ast.While) and ".poll()" in (text := ast.unparse(node)) and "sleep(" not in text:
+            found.append(text)
+        if isinstance(node, ast.While | ast.Lambda):
+            looks = ast.unparse(node.test if isinstance(node, ast.While) else node.body)
+            found += [looks] * ("json_lines(" in looks)
+    return found
+
+
 def timed_asserts(source: str) -> list[str]:
     """The assertions of a module on differences of real clocks, or with a deadline that a busy machine misses."""
     if not any(f"time.{clock}" in source for clock in CLOCKS):

@@ -57,7 +57,7 @@ class Seen:
 
     def ready(self) -> "Seen":
         """Wait until rows are shown."""
-        self.page.wait_for_selector("html[data-ready]", timeout=60_000)
+        self.page.wait_for_selector("html[data-ready]", timeout=120_000)
         return self
 
     def view(self, address: str) -> None:
@@ -69,7 +69,7 @@ class Seen:
         """Until what was asked for is drawn: two frames."""
         self.page.evaluate("() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
 
-    def until(self, condition: str | Callable[[], object], seconds: float = 60) -> None:
+    def until(self, condition: str | Callable[[], object], seconds: float = 120) -> None:
         """Until an expression in the page, or a function that looks at it, is true; else AssertionError.
 
         The page draws what it loads when it is there: whoever looks once sees what a fast machine shows.

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.command_line import PATIENCE_S, CommandLine
-from tests.support.waiting import wait_until
+from tests.support.command_line import CommandLine
+from tests.support.waiting import PATIENCE_S, wait_until
 
 OUT = "outputs/sums.simulated"
 JOB = """

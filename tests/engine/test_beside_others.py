@@ -25,6 +25,7 @@ from batchrunner.stores.ledger_line import encode_line
 from batchrunner.stores.ledger_reader import read_ledger
 from batchrunner.stores.lock import RunLock
 from tests.support.engine import RunHarness, chat
+from tests.support.waiting import PATIENCE_S
 
 T = TypeVar("T")
 TOUCHES = frozenset(
@@ -174,14 +175,14 @@ def test_a_slow_start_that_is_cancelled_gives_the_lock_back(tmp_path: Path, monk
 
     def slow(self: RunLock) -> None:
         begun.set()
-        go_on.wait(10)
+        go_on.wait(PATIENCE_S)
         whole(self)
 
     monkeypatch.setattr(RunLock, "acquire", slow)
 
     async def cancelled() -> None:
         running = asyncio.create_task(api.run(job, say=lambda _: None))
-        await asyncio.to_thread(begun.wait, 10)
+        await asyncio.to_thread(begun.wait, PATIENCE_S)
         running.cancel()
         await asyncio.sleep(0)
         go_on.set()

@@ -20,6 +20,8 @@ from batchrunner.page.watch import WatchServer
 from tests.page.test_hostile import HOSTILE, hostile
 from tests.page.test_hostile import ROWS as HOSTILE_ROWS
 from tests.page.watching import add, ids_on_disk, lines_of, replace
+from tests.support.json_lines import json_lines_so_far
+from tests.support.waiting import PATIENCE_S, wait_until
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -33,7 +35,7 @@ model: sim/chat
 prompts: {file: prompts.txt}
 limits: {concurrency: 2, requests_per_minute: 100}
 """
-ITEMS = 150
+ITEMS = 300
 
 
 @contextmanager
@@ -44,8 +46,8 @@ def serving(folder: Path, port: int = 0) -> Iterator[str]:
     thread.start()
     server = WatchServer(folder, port=port)
     try:
-        yield asyncio.run_coroutine_threadsafe(server.start(), loop).result(30)
-        asyncio.run_coroutine_threadsafe(server.close(), loop).result(30)
+        yield asyncio.run_coroutine_threadsafe(server.start(), loop).result(PATIENCE_S)
+        asyncio.run_coroutine_threadsafe(server.close(), loop).result(PATIENCE_S)
     finally:
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
@@ -64,7 +66,7 @@ class Tab:
         return int(self.page.evaluate("document.documentElement.dataset.rows ?? -1"))
 
     def until(self, condition: Callable[[], bool]) -> None:
-        end = time.monotonic() + 60
+        end = time.monotonic() + PATIENCE_S
         while not condition():
             assert time.monotonic() < end, (self.rows(), self.text(".live-note"), self.text(".new-pill"))
             self.page.wait_for_timeout(50)
@@ -94,13 +96,13 @@ class Tab:
 def tab(browser: "Browser", address: str, **options: Any) -> Iterator[Tab]:
     context = browser.new_context(viewport={"width": 1280, "height": 800}, **options)
     page = context.new_page()
-    page.set_default_timeout(60_000)
+    page.set_default_timeout(PATIENCE_S * 1_000)
     seen = Tab(page)
     page.on("request", lambda request: seen.requests.append(request.url))
     page.on("console", lambda said: seen.complaints.append(said.text) if said.type in {"error", "warning"} else None)
     page.on("pageerror", lambda error: seen.complaints.append(str(error)))
     page.goto(address)
-    page.wait_for_selector("html[data-ready]", timeout=60_000)
+    page.wait_for_selector("html[data-ready]")
     try:
         yield seen
     finally:
@@ -222,23 +224,20 @@ def test_a_run_that_is_killed_and_run_again_is_followed_to_its_end(browser: "Bro
 
     run = start()
     try:
-        end = time.monotonic() + 60
-        while not (out / "results.jsonl").exists() or len(lines_of(out)) < 5:
-            assert time.monotonic() < end
-            time.sleep(0.1)
+        wait_until(lambda: len(lines_of(out)) >= 5, "answers are there", process=run)
         with serving(out) as address, tab(browser, address) as seen:
             seen.until(lambda: seen.rows() > 10)
             seen.until(lambda: seen.text(".live-note") == "")
             run.send_signal(signal.SIGKILL)
             run.wait()
             seen.until(lambda: "no process works on this run since" in seen.text(".live-note"))
-            there = len(lines_of(out))
+            there = len(json_lines_so_far(out / "results.jsonl"))
             seen.until(lambda: seen.rows() == there)
             (tmp_path / "job.yaml").write_text(SLOW.replace("100", "3000"), "utf-8")
             run = start()
             seen.until(lambda: seen.rows() > there + 3)
             seen.until(lambda: seen.text(".live-note") == "")
-            assert run.wait(60) == 0
+            assert run.wait(PATIENCE_S) == 0
             seen.until(lambda: seen.rows() == ITEMS)
             seen.until(lambda: sorted(seen.ids()) == ids_on_disk(out))
             assert len(ids_on_disk(out)) == ITEMS

@@ -6,13 +6,14 @@ import shutil
 import socket
 import subprocess
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
 import pytest
+
+from tests.support.waiting import PATIENCE_S, wait_until
 
 NGINX: Final = next((path for path in ("/usr/sbin/nginx", shutil.which("nginx")) if path and Path(path).exists()), None)
 needs_nginx = pytest.mark.skipif(NGINX is None, reason="nginx is not installed (Debian's package `nginx-light`)")
@@ -66,7 +67,7 @@ def nginx(folder: Path, limit: str, *, answer_s: float) -> Iterator[str]:
                 yield f"http://127.0.0.1:{port}"
             finally:
                 process.terminate()
-                process.wait(timeout=10)
+                process.wait(timeout=PATIENCE_S)
 
 
 @contextmanager
@@ -92,9 +93,9 @@ def _upstream(answer_s: float) -> Iterator[int]:
     try:
         yield int(server.sockets[0].getsockname()[1])
     finally:
-        asyncio.run_coroutine_threadsafe(_end(server), loop).result(10)
+        asyncio.run_coroutine_threadsafe(_end(server), loop).result(PATIENCE_S)
         loop.call_soon_threadsafe(loop.stop)
-        thread.join(10)
+        thread.join(PATIENCE_S)
         loop.close()
 
 
@@ -113,10 +114,9 @@ def _free_port() -> int:
 
 
 def _await_port(port: int, process: "subprocess.Popen[bytes]") -> None:
-    until = time.monotonic() + 10
-    while time.monotonic() < until:
-        assert process.poll() is None, "nginx ended at once"
-        with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-            return
-        time.sleep(0.02)
-    raise AssertionError("nginx did not begin to listen")
+    def listens() -> bool:
+        with suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+            return True
+        return False
+
+    wait_until(listens, "nginx listens", process=process)

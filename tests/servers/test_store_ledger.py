@@ -23,6 +23,7 @@ from tests.e2e.runs import (
 from tests.servers.llama import free_port
 from tests.servers.moto import ACCESS_KEY, SECRET_KEY, moto, needs_moto, store_of
 from tests.support.json_lines import json_lines
+from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.servers, needs_moto]
 ITEMS = 100
@@ -85,10 +86,14 @@ def test_of_two_that_begin_at_once_one_runs_and_the_other_sends_nothing(
     store: Any, served: tuple[dict[str, str], Simulator], tmp_path: Path
 ) -> None:
     jobs = [write_job(tmp_path / name, served, "raced") for name in ("one", "two")]
-    racers = [
-        subprocess.Popen(program("run", job.name), cwd=job.parent, env=environment(), stderr=subprocess.PIPE, text=True)
-        for job in jobs
-    ]
+    with served[1].silent():  # until one has lost: else the winner might have ended before the other began
+        racers = [
+            subprocess.Popen(
+                program("run", job.name), cwd=job.parent, env=environment(), stderr=subprocess.PIPE, text=True
+            )
+            for job in jobs
+        ]
+        wait_until(lambda: any(racer.poll() is not None for racer in racers), "one of them has ended")
     said = [racer.communicate(timeout=300)[1] for racer in racers]
     assert sorted(racer.returncode for racer in racers) == [0, 4], said
     loser = [racer.returncode for racer in racers].index(4)

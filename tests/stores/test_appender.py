@@ -15,6 +15,7 @@ from batchrunner.core.errors import StoreBrokenError
 from batchrunner.stores.appender import Appender
 from batchrunner.stores.files import DISK, PRIVATE_FILE, Disk
 from tests.support.virtual_time import run_virtual
+from tests.support.waiting import PATIENCE_S
 
 
 class HeldSync(Disk):
@@ -28,7 +29,7 @@ class HeldSync(Disk):
     def fsync(self, descriptor: int) -> None:
         self.syncs += 1
         self.began.set()
-        assert self.may_end.wait(10)
+        assert self.may_end.wait(PATIENCE_S)
         super().fsync(descriptor)
 
 
@@ -43,7 +44,7 @@ class HeldWrite(Disk):
     def write(self, descriptor: int, data: bytes | memoryview) -> int:
         number, self.writes = self.writes, self.writes + 1
         self.began[number].set()
-        assert self.may_end[number].wait(10)
+        assert self.may_end[number].wait(PATIENCE_S)
         return super().write(descriptor, data)
 
 
@@ -76,7 +77,7 @@ async def first_under_way(path: Path, files: Disk, began: threading.Event) -> tu
     appender = open_file(path, files)
     appender.append(b"first\n")
     first = asyncio.create_task(appender.synced())
-    await asyncio.to_thread(began.wait, 10)
+    await asyncio.to_thread(began.wait, PATIENCE_S)
     return appender, first
 
 
@@ -111,7 +112,7 @@ def test_written_does_not_wait_behind_an_fsync(tmp_path: Path) -> None:
         appender, first = await first_under_way(tmp_path / "a", files, files.began)
         for number in range(3):
             appender.append(b"%d\n" % number)
-            await asyncio.wait_for(appender.written(), 5)
+            await asyncio.wait_for(appender.written(), PATIENCE_S)
         assert (tmp_path / "a").read_bytes() == b"first\n0\n1\n2\n"
         assert not first.done()
         assert appender.durable_length == 0
@@ -166,7 +167,7 @@ def test_an_fsync_vouches_only_for_what_was_written_before_it_began(tmp_path: Pa
         second = asyncio.create_task(appender.synced())
         files.may_end[0].set()
         await first
-        await asyncio.to_thread(files.began[1].wait, 10)
+        await asyncio.to_thread(files.began[1].wait, PATIENCE_S)
         assert (appender.durable_length, second.done()) == (len(b"first\n"), False)
         files.may_end[1].set()
         await second
@@ -205,7 +206,7 @@ def test_a_cancelled_waiter_takes_nobody_with_it_and_its_bytes_stay(tmp_path: Pa
             await appender.synced()
 
         tasks = [asyncio.create_task(add(b"%d\n" % number)) for number in range(3)]
-        await asyncio.to_thread(files.began.wait, 10)
+        await asyncio.to_thread(files.began.wait, PATIENCE_S)
         tasks[1].cancel()
         files.may_end.set()
         ended = await asyncio.gather(*tasks, return_exceptions=True)

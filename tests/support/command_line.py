@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
+import time
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -18,10 +19,11 @@ from typing import Any
 import pytest
 
 from batchrunner.__main__ import main
+from tests.support.waiting import PATIENCE_S
 
 HOME = Path(__file__).resolve().parents[2]
 PYTHON = (sys.executable, "-W", "error")
-PATIENCE_S = 60
+
 _FORKS = multiprocessing.get_context("forkserver")
 _MODULES = (path.relative_to(HOME).with_suffix("") for path in sorted((HOME / "batchrunner").rglob("*.py")))
 _FORKS.set_forkserver_preload([__name__, *(".".join(path.parts) for path in _MODULES if path.stem != "__init__")])
@@ -55,7 +57,13 @@ class CommandLine:
 
     @property
     def environment(self) -> dict[str, str]:
-        return {"PATH": os.environ["PATH"], "PYTHONPATH": str(HOME), "LANG": "C.UTF-8", "HOME": str(self.folder)}
+        return {
+            "PATH": os.environ["PATH"],
+            "PYTHONPATH": str(HOME),
+            "LANG": "C.UTF-8",
+            "TZ": "UTC",
+            "HOME": str(self.folder),
+        }
 
     def argv(self, *arguments: str) -> Sequence[str]:
         return (*PYTHON, "-m", "batchrunner", *arguments)
@@ -101,6 +109,7 @@ def _run(arguments: Sequence[str], folder: Path, environment: dict[str, str], ou
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
+    time.tzset()
     warnings.simplefilter("error")
     sys.argv = [str(HOME / "batchrunner" / "__main__.py"), *arguments]
     sys.exit(main())

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import pytest
 
 from batchrunner.core.job import Timeouts
+from tests.support.virtual_time import run_virtual
 from tests.transport.download_scenes import PICTURE, SIGNED, failed, fetch
 from tests.transport.servers import (
     NEVER,
@@ -75,7 +76,7 @@ def test_a_fault_is_a_problem_that_shows_host_and_path_and_never_the_signature(n
             assert f"127.0.0.1:{server.port}/img/a.png" in problem.message
             await server.lost.wait()
 
-    asyncio.run(scene())
+    run_virtual(scene)
 
 
 def test_a_steady_drip_of_many_bytes_ends_at_the_total_deadline() -> None:
@@ -86,7 +87,7 @@ def test_a_steady_drip_of_many_bytes_ends_at_the_total_deadline() -> None:
             loader = downloads(timeouts=Timeouts(download_s=0.3))
             assert "longer than 0.3 s" in failed(await fetch(server.url("/a.png"), loader)).message
 
-    asyncio.run(scene())
+    run_virtual(scene)
 
 
 @pytest.mark.parametrize(("status", "wait_s"), [("404 Not Found", None), ("403 No", None), ("503 Busy", 7.0)])

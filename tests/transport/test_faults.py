@@ -16,6 +16,7 @@ from batchrunner.core.http import Completed, Interrupted
 from batchrunner.core.job import Timeouts
 from batchrunner.transport.coding import CodingError
 from batchrunner.transport.error_messages import wrong_key
+from tests.support.virtual_time import run_virtual
 from tests.transport.servers import (
     ACCOUNT,
     CANARY,
@@ -124,7 +125,7 @@ def test_a_fault_after_the_request_left_reports_it_in_words_without_the_key(
             await server.lost.wait()
             assert len(server.requests) == 1, "a POST is never sent again here"
 
-    asyncio.run(scene())
+    run_virtual(scene)
     assert CANARY not in caplog.text
 
 
@@ -216,7 +217,7 @@ def test_a_handshake_that_takes_too_long_was_not_sent() -> None:
             url = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}"
             return await one(url, f"{url}/v1/x", timeouts=NO_TLS)
 
-    kept = asyncio.run(scene())
+    kept = run_virtual(scene)
     assert isinstance(kept.ending, Interrupted)
     assert (kept.ending.cause, kept.ending.sent) == ("connect", False)
     assert "within 0.15 s" in kept.ending.message
@@ -291,7 +292,7 @@ def test_keep_alive_lines_are_progress_however_few_their_bytes() -> None:
             assert kept.ending == Completed()
             assert kept.body.endswith(b"[DONE]\n\n")
 
-    asyncio.run(scene())
+    run_virtual(scene)
 
 
 def test_cancellation_passes_through_and_closes_the_connection() -> None:
