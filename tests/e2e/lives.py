@@ -139,7 +139,9 @@ def kill_again_and_again(
     after_each: Callable[[], None],
     or_when: Callable[[], bool] = lambda: False,
 ) -> Kills:
-    """Kill a job at random moments, spread over the `lines` that its ledger has at least at its end.
+    """Kill a job at random moments, spread over the first part of the `lines` that its ledger has at least at its end.
+
+    The rest is for a machine that keeps whoever watches from looking: the last kill is to find the job at work.
 
     `after_each` looks at what a kill has left. A kill strikes at once when `or_when` says so.
     """
@@ -149,7 +151,7 @@ def kill_again_and_again(
     for number in range(1, kills + 1):
         with run(job) as living:
             early = random_source.random() < _EARLY_SHARE
-            goal = int(lines * (number - random_source.random()) / (kills + 1))
+            goal = int(lines * (number - random_source.random()) / (kills + 3))
             goal = max(goal, progress.lines() + random_source.randrange(1, 60))
             when = time.monotonic() + random_source.uniform(*_EARLY_S)
             living.watch(

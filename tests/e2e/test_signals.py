@@ -20,7 +20,7 @@ from tests.e2e.judging import (
 )
 from tests.e2e.lives import Life, Progress, run
 from tests.e2e.runs import CANARY, Simulator, no_byte_holds, simulator
-from tests.support.json_lines import json_lines
+from tests.support.json_lines import json_lines, json_lines_so_far
 from tests.support.torture import Tried, at_size
 
 pytestmark = pytest.mark.real
@@ -90,7 +90,7 @@ def test_a_signal_leaves_remote_tasks_accepted_and_the_next_run_takes_them_up(
 
 def drained(living: Life, server: Simulator) -> None:
     """Ask for the end while the server is at work, and come back when the program has heard it."""
-    assert living.watch(until=lambda: server.stats()["in_flight"] >= 60)
+    assert living.watch(until=lambda: server.stats()["in_flight"] >= 20)
     living.send(signal.SIGINT)
     assert living.watch(until=living.has_taken_its_signals)
 
@@ -138,7 +138,7 @@ def test_a_signal_at_any_moment_is_reported_in_words_and_costs_nothing(tmp_path:
                 living.watch(until=lambda: time.monotonic() >= moment)  # noqa: B023 - called within this turn
                 asked = living.send(number)
                 ended = living.end()
-            if asked:
+            if asked and not ended.stderr.startswith("Fatal Python error: init_import_site"):  # Python's own start
                 assert ended.status in {status, -number, 0}, ended
             assert "batchrunner/cli" not in ended.stderr, "a traceback"
             is_intact(out)
@@ -159,7 +159,9 @@ def test_a_kill_in_the_last_rewrite_loses_no_row(tmp_path: Path, tried: Tried) -
         half = chat_job(tmp_path, server.base_url, prompts="fewer.jsonl", name="fewer.yaml")
         with run(whole) as living:
             assert living.end().status == 0
-        for turn in range(REWRITES):
+        for turn in range(5 * REWRITES):  # on a busy machine a kill may come when the rewrite is over
+            if killed >= REWRITES:
+                break
             with run(whole if turn % 2 else half) as living:
                 if living.watch(until=lambda: any(out.glob("*.tmp"))):
                     moment = time.monotonic() + random_source.uniform(0.0, 0.03)
@@ -167,11 +169,11 @@ def test_a_kill_in_the_last_rewrite_loses_no_row(tmp_path: Path, tried: Tried) -
                 killed += living.kill()
             is_intact(out)
             kept = Counter(
-                row["key"] for name in ("results", "superseded") for row in json_lines(out / f"{name}.jsonl")
+                row["key"] for name in ("results", "superseded") for row in json_lines_so_far(out / f"{name}.jsonl")
             )
             assert len(kept) == MANY, "a row is lost"
         tried("kills: rewrites", killed)
-        assert killed >= REWRITES // 2
+        assert killed >= REWRITES
         with run(half) as living:
             assert living.end().status == 0
         assert len(json_lines(out / "results.jsonl")) == MANY // 2
