@@ -5,6 +5,7 @@ directory only and the key nowhere, and stays within 256 MB of a process that do
 """
 
 import random
+import re
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -50,7 +51,8 @@ def idle_bytes() -> int:
     """What a process takes that asks one question and gets one answer."""
     with TemporaryDirectory() as folder, hostile({"sound": valid_reply}, 0) as server:
         ground = Ground(Path(folder))
-        ground.write("job.yaml", job_of("chat", server.base, items=1))
+        job = job_of("chat", server.base, items=1)
+        ground.write("job.yaml", re.sub(r"(?m)^(timeouts|deadline): .*$", "", job))  # however busy the machine is
         ended = ground.run("run", "job.yaml", "--json")
         assert ended.status == 0, ended.err
         return ended.peak_bytes
