@@ -44,6 +44,8 @@ from batchrunner.stores.shard_claims import ClaimFiles
 from batchrunner.stores.shards import claim_shard, epochs_of, has_open_shards, read_layout
 
 _LOOK_S: Final = 0.1
+_DEATHS_S: Final = 0.5
+"""Between two looks for workers of this machine that have died."""
 _LAST_WORD_S: Final = 2.5
 """How long workers that wait for a shard are told that there is none, once all are over."""
 _DEATHS: Final = 5
@@ -194,8 +196,13 @@ async def serve(desk: Desk, address: Address, secret: str, shutdown: Shutdown, s
         say(
             f"coordinating {len(coordinator.shards)} shards at {server.address}; workers: run JOB --coordinator ADDRESS"
         )
-        until = None
+        until, looked = None, time.monotonic()
         while True:
+            if time.monotonic() - looked >= _DEATHS_S:
+                with suppress(BatchrunnerError):  # what the disk does not say now, an expired claim does later
+                    for number, epoch in await asyncio.to_thread(desk.found_dead):
+                        desk.lost(number, epoch)
+                looked = time.monotonic()
             if shutdown.drains and coordinator.stop is None:
                 coordinator.drain("signal")
                 say("no shard is given away any more; waiting for the workers, again to stop at once")

@@ -50,6 +50,16 @@ class Desk:
         for number, epoch in held:
             self._claims.ended(number, epoch, "lost")
 
+    def found_dead(self) -> list[tuple[int, int]]:
+        """Shards, with their epochs, whose processes have died on this machine: their locks say so. Blocks."""
+        held = [(number, shard.epoch) for number, shard in self.coordinator.counts() if shard.is_held]
+        return [(number, epoch) for number, epoch in held if self._claims.died(number, epoch)]
+
+    def lost(self, number: int, epoch: int) -> None:
+        """Its process is dead: the shard is free at once. Raises StoreBrokenError."""
+        if self.coordinator.lost(number, epoch, now=self._monotonic()):
+            self._claims.ended(number, epoch, "lost")
+
     def _given(self, request: Claim) -> Claimed:
         coordinator, now = self.coordinator, self._monotonic()
         for _ in range(_TRIES):

@@ -239,6 +239,14 @@ class Coordinator:
         self._workers.pop(worker, None)
         self.lanes.forget(worker, now=now)
 
+    def lost(self, number: int, epoch: int, *, now: float) -> bool:
+        """The death of whoever has this shard is proven; False where nobody has it, or another epoch of it."""
+        shard = self.shards[number]
+        if not shard.is_held or shard.epoch != epoch:
+            return False
+        self._lost(shard, now)
+        return True
+
     def expire(self, now: float) -> None:
         """Claims without a beat are lost; to be called from time to time where nobody asks for anything."""
         for shard in self.shards:

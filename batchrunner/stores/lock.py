@@ -262,6 +262,23 @@ def holder_of(folder: Path) -> Holder | None:
         os.close(descriptor)
 
 
+def dead_holder_of(folder: Path) -> Holder | None:
+    """The process of this machine that had the lock of this directory and ended without giving it back. Blocks."""
+    try:
+        descriptor = DISK.open_read(folder / LOCK)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:  # held, or without locks: then a claim expires
+        return None
+    else:
+        holder = _read_holder(descriptor)  # whoever gives it back empties the file
+        return holder if holder.host == socket.gethostname() else None
+    finally:
+        os.close(descriptor)
+
+
 def _locked(path: Path) -> int:
     """A descriptor that holds the lock on the file which has this name now."""
     tries = 0

@@ -15,7 +15,7 @@ import msgspec
 
 from batchrunner.core.part import Shard
 from batchrunner.stores.files import DISK, SHARED_FILE, broken, write_whole
-from batchrunner.stores.lock import holder_of
+from batchrunner.stores.lock import dead_holder_of, holder_of
 from batchrunner.stores.row_codec import UNREADABLE
 from batchrunner.stores.run_file import SHARDS, make_run_folder
 from batchrunner.stores.shards import epochs_of, make_once
@@ -111,6 +111,15 @@ class ClaimFiles:
             write_whole(DISK, path, text, SHARED_FILE)
         except OSError as error:
             raise broken(path, error, sending=False) from error
+
+    def died(self, number: int, epoch: int) -> bool:
+        """Whether the process that worked on it, by this claim, ran on this machine and is dead."""
+        shard = Shard(number=number, of=self._of)
+        holder = dead_holder_of(self._base / SHARDS / shard.folder / f"epoch-{epoch}")
+        if holder is None:
+            return False
+        claim = self._read(shard, epoch)
+        return claim is None or holder.since >= claim.at  # else it is the one before, whose epoch goes on
 
     def newest(self, number: int) -> int:
         """The newest epoch of a shard for which there is a claim or a folder; 0: none."""

@@ -21,10 +21,11 @@ from batchrunner.coordination.client import CoordinatorClient
 from batchrunner.coordination.desk import Desk
 from batchrunner.coordination.server import CoordinatorServer
 from batchrunner.core.coordination import Coordinator
-from batchrunner.core.coordination_messages import Claimed, Counts, Lease
+from batchrunner.core.coordination_messages import Claim, Claimed, Counts, Lease
 from batchrunner.core.errors import JobMistakesError, StoreBrokenError
 from batchrunner.stores.shard_claims import ClaimFiles
 from tests.coordination.test_claims import job
+from tests.stores.test_lock import holding_process
 
 
 def on_a_loop(test: Callable[..., Coroutine[object, object, None]]) -> Callable[..., None]:
@@ -247,3 +248,35 @@ def test_a_network_address_needs_the_secret_and_a_path_none(monkeypatch: pytest.
     assert secret_for(Address(path="p"), option="--listen") == ""
     monkeypatch.setenv("BATCHRUNNER_COORDINATOR_SECRET", "x")
     assert secret_for(TCP, option="--listen") == "x"
+
+
+def test_a_shard_whose_process_died_on_this_machine_is_free_before_its_claim_expires(tmp_path: Path) -> None:
+    one = desk(tmp_path, shards=1)
+    assert one.answer(Claim(worker="w")) == Claimed(shard=0, epoch=1)
+    folder = tmp_path / "out" / "shards" / "0-of-1" / "epoch-1"
+    folder.mkdir(parents=True)
+    with holding_process(folder) as process:
+        assert one.found_dead() == []
+        process.kill()
+        process.wait()
+    again = desk(tmp_path, shards=1)  # one that begins now finds it, too
+    for each in (one, again):
+        assert each.found_dead() == [(0, 1)]
+        each.lost(0, 1)
+        assert each.found_dead() == []
+    assert again.answer(Claim(worker="x")) == Claimed(shard=0, epoch=2)
+    assert again.found_dead() == []
+    again.lost(0, 1)
+    assert again.coordinator.shards[0].is_held, "another epoch's death says nothing about this one"
+
+
+def test_an_epoch_that_goes_on_is_not_taken_for_dead_because_the_process_before_was(tmp_path: Path) -> None:
+    folder = tmp_path / "out" / "shards" / "0-of-1" / "epoch-1"
+    folder.mkdir(parents=True)
+    with holding_process(folder) as process:  # `run --shard`, which has no claim
+        process.kill()
+        process.wait()
+    one = desk(tmp_path, shards=1)
+    one._wall = lambda: 4e9
+    assert one.answer(Claim(worker="w")) == Claimed(shard=0, epoch=1)
+    assert one.found_dead() == [], "its worker has not locked it yet"

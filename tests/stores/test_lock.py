@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from batchrunner.core.errors import LockHeldError, StoreBrokenError
-from batchrunner.stores.lock import Quiet, RunLock, holder_of
+from batchrunner.stores.lock import Quiet, RunLock, dead_holder_of, holder_of
 
 ROOT = Path(__file__).parents[2]
 HOLD = """
@@ -183,3 +183,21 @@ def test_a_lock_that_fails_in_another_way_stops(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(fcntl, "flock", refused)
     with pytest.raises(StoreBrokenError):
         RunLock(tmp_path).acquire()
+
+
+def test_a_holder_of_this_machine_that_died_is_told_from_one_that_lives_one_that_ended_and_anothers(
+    tmp_path: Path,
+) -> None:
+    assert dead_holder_of(tmp_path) is None, "there is no lock file"
+    with RunLock(tmp_path):
+        assert dead_holder_of(tmp_path) is None
+    assert dead_holder_of(tmp_path) is None, "it gave it back"
+    with holding_process(tmp_path) as process:
+        assert dead_holder_of(tmp_path) is None
+        process.kill()
+        process.wait()
+        dead = dead_holder_of(tmp_path)
+        assert dead is not None
+        assert dead.pid == process.pid
+    (tmp_path / "lock").write_text(json.dumps({"pid": 1, "host": "elsewhere", "since": dead.since}))
+    assert dead_holder_of(tmp_path) is None, "another machine's locks may not be seen from here"
