@@ -5,7 +5,10 @@ The server is a process of its own with a strict bucket, and counts what it is p
     python benchmarks/ray_kills.py [--items 100000] [--workers 4] [--per-second 200] [--burst 20]
         [--kill-every 15] [--kill-coordinator-every 40]
 
-A kill takes one of Ray's actors and, with it, its process; 0 seconds kill nobody.
+A kill takes one of Ray's actors and, with it, its process; 0 seconds kill nobody. The server stands for another
+machine: where that is allowed its process comes before all others. `start` is what it takes from a kill until another
+process has the lock of what the killed one had; a death may cost that, 2 s to be noticed, and all together a tenth of
+the time.
 """
 
 import argparse
@@ -18,7 +21,9 @@ import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -47,12 +52,46 @@ def main(arguments: Sequence[str]) -> None:
             stdout=subprocess.PIPE,
             text=True,
         )
+        with suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, server.pid, -10)
         try:
             assert server.stdout is not None
             measure(Path(scratch), server.stdout.readline().strip(), asked)
         finally:
             server.kill()
             server.wait()
+
+
+@dataclass
+class Deaths:
+    """Who was killed, and when another process was there in its place."""
+
+    out: Path
+    count: int = 0
+    starts_s: list[float] = field(default_factory=list)
+    _waits: list[tuple[float, bool]] = field(default_factory=list)
+    _seen: set[int] = field(default_factory=set)
+
+    def look(self, now: float) -> None:
+        """Whoever is there for the first time has come for one that was killed."""
+        workers, holder = set(holders(self.out).values()), holder_of(self.out / "shards")
+        for pids, is_worker in ((workers, True), ({holder.pid} if holder else set(), False)):
+            waits = [each for each in self._waits if each[1] is is_worker]
+            if waits and pids - self._seen:
+                self.starts_s.append(now - waits[0][0])
+                self._waits.remove(waits[0])
+            self._seen |= pids
+
+    def kill(self, now: float, *, worker: bool) -> bool:
+        """One of the workers in turn, or the coordinator; False where there is none."""
+        holder = holder_of(self.out / "shards")
+        pids = sorted(holders(self.out).values()) if worker else [holder.pid] if holder else []
+        if not pids:
+            return False
+        kill_actor_of(pids[self.count % len(pids)])
+        self.count += 1
+        self._waits.append((now, worker))
+        return True
 
 
 def measure(folder: Path, root: str, asked: argparse.Namespace) -> None:
@@ -67,17 +106,16 @@ def measure(folder: Path, root: str, asked: argparse.Namespace) -> None:
         stdout=subprocess.PIPE,
         text=True,
     )
-    kills, worker_at, coordinator_at = 0, time.monotonic(), time.monotonic()
+    deaths, worker_at, coordinator_at = Deaths(folder / "out"), time.monotonic(), time.monotonic()
     while run.poll() is None:
         time.sleep(0.2)
         now = time.monotonic()
-        if asked.kill_every and now - worker_at >= asked.kill_every and (found := holders(folder / "out")):
-            kill_actor_of(list(found.values())[kills % len(found)])
-            kills, worker_at = kills + 1, now
-        holder = holder_of(folder / "out" / "shards")
-        if asked.kill_coordinator_every and now - coordinator_at >= asked.kill_coordinator_every and holder:
-            kill_actor_of(holder.pid)
-            kills, coordinator_at = kills + 1, now
+        deaths.look(now)
+        if asked.kill_every and now - worker_at >= asked.kill_every and deaths.kill(now, worker=True):
+            worker_at = now
+        is_time = asked.kill_coordinator_every and now - coordinator_at >= asked.kill_coordinator_every
+        if is_time and deaths.kill(now, worker=False):
+            coordinator_at = now
     took = time.monotonic() - began
     meter, found = metered_server.read_meter(root), whole(folder / "out")
     flagged = found.status["sends"]["possible_duplicates"]
@@ -85,7 +123,13 @@ def measure(folder: Path, root: str, asked: argparse.Namespace) -> None:
     print(f"  exit status   {run.returncode}; rows {len(found.rows):,}, paid {meter['paid']:,}")
     print(f"  paid twice    {meter['paid'] - meter['prompts']:,}, flagged {flagged:,}; refused {meter['refused']:,}")
     print(f"  rate          {meter['paid'] / max(meter['seconds'], 1e-9) / asked.per_second:.1%} of the limit")
-    print(f"  time          {took:.0f} s in all, {meter['seconds']:.0f} s from first to last request; {kills} kills")
+    print(f"  time          {took:.0f} s in all, {meter['seconds']:.0f} s from first to last request")
+    ideal_s = asked.items / asked.per_second
+    start_s = median(deaths.starts_s) if deaths.starts_s else 0.0
+    bound_s = deaths.count * (start_s + 2.0) + 0.1 * ideal_s
+    lost_s = meter["seconds"] - ideal_s
+    print(f"  lost          {lost_s:.0f} s, the limit alone takes {ideal_s:.0f} s; {deaths.count} deaths:")
+    print(f"                at most {deaths.count} x ({start_s:.1f} + 2) s + 10 % = {bound_s:.0f} s")
     print(json.dumps({"verify": found.findings}))
 
 
