@@ -16,7 +16,7 @@ import zlib
 from pathlib import Path
 
 from batchrunner.core.events import Close, Done, Intent, Open
-from batchrunner.stores.ledger_line import encode_line
+from batchrunner.stores.ledger import encode_line
 from batchrunner.stores.run_file import RunFile, write_run_file
 
 ANSWER = "An answer of the usual length has some words, and then some more of them. " * 5

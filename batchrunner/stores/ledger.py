@@ -3,8 +3,12 @@
 Refuses: an existing segment, anything after the first refused write or sync, records without checksum.
 """
 
+import re
+import zlib
 from pathlib import Path
 from typing import Self
+
+import msgspec
 
 from batchrunner.core.events import (
     BATCH_VERSION,
@@ -15,13 +19,25 @@ from batchrunner.core.events import (
     CheckpointMark,
     Close,
     Event,
+    Failed,
     Open,
+    Parked,
+    ReplacedBy,
 )
 from batchrunner.core.job import TASK_KINDS, Job
 from batchrunner.core.ports import Clock
+from batchrunner.core.text import repaired
 from batchrunner.stores.appender import INLINE_BYTES, LEDGER_COMMITS, Appender, OnDurable
 from batchrunner.stores.files import DISK, PRIVATE_FILE, PRIVATE_FOLDER, Files, Marks, broken, make_durable, write_all
-from batchrunner.stores.ledger_line import encode_line, segment_numbers, segment_path
+from batchrunner.stores.ledger_line import MAX_LINE_BYTES, segment_numbers, segment_path
+
+_ENVELOPE_BYTES = 128
+"""More than `s`, `t`, `d` and the trailer can take."""
+_LONG_BYTES = MAX_LINE_BYTES - _ENVELOPE_BYTES
+_KEPT_CHARACTERS = 4096
+"""Of a message in a record that is too long; at most 12 bytes each when escaped."""
+_NON_ASCII = re.compile(r"[^\x00-\x7f]")
+_encoder = msgspec.json.Encoder()
 
 
 class LedgerWriter:
@@ -209,3 +225,67 @@ def segment_version(job: Job, *, resends: bool, batches: bool) -> int:
     if job.provider.task is not None and job.provider.task.submit.client_id is not None:
         return NAMED_VERSION
     return STRICT_VERSION if resends or job.kind in TASK_KINDS else FORMAT_VERSION
+
+
+# Lines: see `ledger_line` for what they look like.
+
+
+def encode_line(event: Event, *, sequence: int, at: float, durable: int | None) -> bytes:
+    """The record of an event, newline included.
+
+    Raises:
+        ValueError: the event is too long for a record although its messages were cut.
+    """
+    try:
+        body = _encoder.encode(event)[1:-1]
+    except UnicodeEncodeError:
+        body = _encode_event(event)
+    if not body.isascii() or len(body) > _LONG_BYTES:
+        body = _encode_event(event)
+    if durable is None:
+        line = b'{"s":%d,"t":%.3f,%b' % (sequence, at, body)
+    else:
+        line = b'{"s":%d,"t":%.3f,"d":%d,%b' % (sequence, at, durable, body)
+    return b'%b,"c":"%08x"}\n' % (line, zlib.crc32(line))
+
+
+def _encode_event(event: Event) -> bytes:
+    """The event's own fields, without the braces."""
+    body = _encode_ascii(event)
+    if len(body) > _LONG_BYTES:
+        body = _encode_ascii(_shortened(event))
+    if len(body) > _LONG_BYTES:
+        raise ValueError(
+            f"ledger record too long: {type(event).__name__.lower()}, {len(body)} bytes; the limit is {MAX_LINE_BYTES}"
+        )
+    return body
+
+
+def _encode_ascii(event: Event) -> bytes:
+    try:
+        raw = _encoder.encode(event)
+    except UnicodeEncodeError:
+        raw = _encoder.encode(repaired(msgspec.to_builtins(event)))
+    if not raw.isascii():
+        raw = _NON_ASCII.sub(_escape, raw.decode()).encode("ascii")
+    return raw[1:-1]
+
+
+def _escape(found: re.Match[str]) -> str:
+    units = found[0].encode("utf-16-be").hex()
+    return "".join(f"\\u{units[at : at + 4]}" for at in range(0, len(units), 4))
+
+
+def _shortened(event: Event) -> Event:
+    """Only messages are shortened: ids, URLs and names are complete or the record is refused."""
+    if isinstance(event, Failed | ReplacedBy):
+        request_id = None if event.request_id is None else event.request_id[:256]
+        return msgspec.structs.replace(event, message=_cut(event.message), request_id=request_id)
+    if isinstance(event, Parked):
+        return msgspec.structs.replace(event, reason=_cut(event.reason))
+    return event
+
+
+def _cut(text: str) -> str:
+    left_out = len(text) - _KEPT_CHARACTERS
+    return text if left_out <= 0 else f"{text[:_KEPT_CHARACTERS]}… ({left_out} more characters)"

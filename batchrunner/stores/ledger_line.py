@@ -1,4 +1,4 @@
-r"""The one place that knows what a ledger line looks like, byte for byte.
+r"""What a ledger line looks like, byte for byte, and how lines are read; `ledger` writes them.
 
     {"s":41,"t":1790000000.123,"d":9000,"e":"intent", … ,"c":"0123abcd"}\n
 
@@ -20,9 +20,8 @@ from typing import Final, NamedTuple, Union, get_args
 
 import msgspec
 
-from batchrunner.core.events import Done, Event, Failed, Intent, Open, Parked, ReplacedBy
+from batchrunner.core.events import Done, Event, Intent, Open
 from batchrunner.core.lifecycle import ItemEvent
-from batchrunner.core.text import repaired
 from batchrunner.stores.files import Files
 from batchrunner.stores.row_codec import UNREADABLE
 
@@ -32,15 +31,6 @@ LEDGER = "ledger"
 """The ledger's folder in a run's directory."""
 SEGMENT_NAME = re.compile(r"([0-9]{6,})\.jsonl")
 CHECKPOINT_NAME = re.compile(r"([0-9]{6,})\.checkpoint")
-
-_ENVELOPE_BYTES = 128
-"""More than `s`, `t`, `d` and the trailer can take."""
-_LONG_BYTES = MAX_LINE_BYTES - _ENVELOPE_BYTES
-_KEPT_CHARACTERS = 4096
-"""Of a message in a record that is too long; at most 12 bytes each when escaped."""
-_NON_ASCII = re.compile(r"[^\x00-\x7f]")
-
-_encoder = msgspec.json.Encoder()
 
 
 def segment_path(folder: Path, number: int) -> Path:
@@ -58,71 +48,10 @@ def segment_numbers(names: list[str]) -> list[int]:
     return sorted(int(found[1]) for name in names if (found := SEGMENT_NAME.fullmatch(name)))
 
 
-def encode_line(event: Event, *, sequence: int, at: float, durable: int | None) -> bytes:
-    """The record of an event, newline included.
-
-    Raises:
-        ValueError: the event is too long for a record although its messages were cut.
-    """
-    try:
-        body = _encoder.encode(event)[1:-1]
-    except UnicodeEncodeError:
-        body = _encode_event(event)
-    if not body.isascii() or len(body) > _LONG_BYTES:
-        body = _encode_event(event)
-    if durable is None:
-        line = b'{"s":%d,"t":%.3f,%b' % (sequence, at, body)
-    else:
-        line = b'{"s":%d,"t":%.3f,"d":%d,%b' % (sequence, at, durable, body)
-    return b'%b,"c":"%08x"}\n' % (line, zlib.crc32(line))
-
-
 def is_intact(text: bytes) -> bool:
     """Whether a line without its newline ends with the checksum of its content."""
     cut = 1 - TRAILER_BYTES
     return text[cut:] == b',"c":"%08x"}' % zlib.crc32(text[:cut])
-
-
-def _encode_event(event: Event) -> bytes:
-    """The event's own fields, without the braces."""
-    body = _encode_ascii(event)
-    if len(body) > _LONG_BYTES:
-        body = _encode_ascii(_shortened(event))
-    if len(body) > _LONG_BYTES:
-        raise ValueError(
-            f"ledger record too long: {type(event).__name__.lower()}, {len(body)} bytes; the limit is {MAX_LINE_BYTES}"
-        )
-    return body
-
-
-def _encode_ascii(event: Event) -> bytes:
-    try:
-        raw = _encoder.encode(event)
-    except UnicodeEncodeError:
-        raw = _encoder.encode(repaired(msgspec.to_builtins(event)))
-    if not raw.isascii():
-        raw = _NON_ASCII.sub(_escape, raw.decode()).encode("ascii")
-    return raw[1:-1]
-
-
-def _escape(found: re.Match[str]) -> str:
-    units = found[0].encode("utf-16-be").hex()
-    return "".join(f"\\u{units[at : at + 4]}" for at in range(0, len(units), 4))
-
-
-def _shortened(event: Event) -> Event:
-    """Only messages are shortened: ids, URLs and names are complete or the record is refused."""
-    if isinstance(event, Failed | ReplacedBy):
-        request_id = None if event.request_id is None else event.request_id[:256]
-        return msgspec.structs.replace(event, message=_cut(event.message), request_id=request_id)
-    if isinstance(event, Parked):
-        return msgspec.structs.replace(event, reason=_cut(event.reason))
-    return event
-
-
-def _cut(text: str) -> str:
-    left_out = len(text) - _KEPT_CHARACTERS
-    return text if left_out <= 0 else f"{text[:_KEPT_CHARACTERS]}… ({left_out} more characters)"
 
 
 # Ledger records by the thousand: stretches of intents and good answers, checked and decoded in few steps.

@@ -36,7 +36,8 @@ from batchrunner.core.lifecycle import LIFECYCLE, ItemEvent, ItemState
 from batchrunner.core.ports import Place
 from batchrunner.core.state import LedgerState
 from batchrunner.stores.files import PRIVATE_FILE, Files, write_all
-from batchrunner.stores.ledger_line import MAX_LINE_BYTES, encode_line, is_intact, segment_numbers, segment_path
+from batchrunner.stores.ledger import encode_line
+from batchrunner.stores.ledger_line import MAX_LINE_BYTES, is_intact, segment_numbers, segment_path
 from batchrunner.stores.ledger_reader import fault_of
 from batchrunner.stores.row_codec import UNREADABLE, FailureFacts
 from batchrunner.stores.row_forms import read_lines

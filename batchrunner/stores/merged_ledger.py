@@ -24,7 +24,8 @@ from batchrunner.core.events import (
 )
 from batchrunner.core.remote_batch import BatchEvent
 from batchrunner.stores.files import DISK, PRIVATE_FILE, write_all
-from batchrunner.stores.ledger_line import LEDGER, MAX_LINE_BYTES, encode_line, segment_path
+from batchrunner.stores.ledger import encode_line
+from batchrunner.stores.ledger_line import LEDGER, MAX_LINE_BYTES, segment_path
 from batchrunner.stores.ledger_salvage import SegmentCopy
 from batchrunner.stores.row_forms import read_lines
 

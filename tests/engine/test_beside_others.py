@@ -21,7 +21,7 @@ from batchrunner.core.status import Report
 from batchrunner.providers.structured import SchemaCheck
 from batchrunner.stores import takeover
 from batchrunner.stores.files import Disk
-from batchrunner.stores.ledger_line import encode_line
+from batchrunner.stores.ledger import encode_line
 from batchrunner.stores.ledger_reader import read_ledger
 from batchrunner.stores.lock import RunLock
 from tests.support.engine import RunHarness, chat

@@ -27,7 +27,8 @@ from batchrunner.providers.sse import SseEvent, SseParser
 from batchrunner.simulator.scenarios import SCENARIOS
 from batchrunner.simulator.script import Call, Script, Send
 from batchrunner.simulator.world import World
-from batchrunner.stores.ledger_line import MAX_LINE_BYTES, encode_line, is_intact
+from batchrunner.stores.ledger import encode_line
+from batchrunner.stores.ledger_line import MAX_LINE_BYTES, is_intact
 from batchrunner.stores.row_codec import encode_row
 from batchrunner.transport.coding import STEP_BYTES, CodingError, unpacker
 from tests.fuzz.target import Target

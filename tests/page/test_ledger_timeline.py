@@ -22,7 +22,8 @@ from batchrunner.core.events import (
 )
 from batchrunner.page.ledger_timeline import STEPS_MAX, LedgerTimeline
 from batchrunner.stores.files import DISK
-from batchrunner.stores.ledger_line import encode_line, segment_path
+from batchrunner.stores.ledger import encode_line
+from batchrunner.stores.ledger_line import segment_path
 from batchrunner.stores.ledger_reader import read_ledger
 
 START = 1_790_000_000.0

@@ -29,8 +29,8 @@ from batchrunner.core.events import (
     Rewritten,
 )
 from batchrunner.stores.files import DISK, Disk
-from batchrunner.stores.ledger import LedgerWriter
-from batchrunner.stores.ledger_line import MAX_LINE_BYTES, encode_line
+from batchrunner.stores.ledger import LedgerWriter, encode_line
+from batchrunner.stores.ledger_line import MAX_LINE_BYTES
 from batchrunner.stores.ledger_reader import read_ledger
 
 KEY = "0123456789abcdef" * 2

@@ -27,7 +27,8 @@ from batchrunner.core.lifecycle import ItemState
 from batchrunner.core.state import LedgerState
 from batchrunner.stores import ledger_line as ledger_batches
 from batchrunner.stores.files import Disk
-from batchrunner.stores.ledger_line import Batch, Record, encode_line
+from batchrunner.stores.ledger import encode_line
+from batchrunner.stores.ledger_line import Batch, Record
 from batchrunner.stores.ledger_reader import read_ledger
 from batchrunner.stores.ledger_replay import replay_into
 

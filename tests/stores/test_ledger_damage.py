@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from batchrunner.core.errors import LedgerDamagedError
 from batchrunner.core.events import Close, Event, Intent, Open
 from batchrunner.stores.files import Disk
-from batchrunner.stores.ledger_line import encode_line
+from batchrunner.stores.ledger import encode_line
 from batchrunner.stores.ledger_reader import LeftOut, read_ledger
 
 KEY = "0123456789abcdef" * 2

@@ -10,7 +10,7 @@ import pytest
 from batchrunner.core.errors import StoreBrokenError
 from batchrunner.core.events import Close, Event, Lost, Open, Uploaded
 from batchrunner.stores import object_store
-from batchrunner.stores.ledger_line import encode_line
+from batchrunner.stores.ledger import encode_line
 from batchrunner.stores.mirror import Mirror, progress_of, progress_words, upload_place
 from batchrunner.stores.run_file import RunFile, write_run_file
 from batchrunner.stores.store_ledger import StoreLedger
