@@ -13,7 +13,7 @@ from batchrunner.core.job import Json
 from batchrunner.core.outcome import PictureBytes, ToolCall, Usage
 from batchrunner.core.text import without_lone_surrogates
 from batchrunner.providers.chat_media import Parts, parts_of
-from batchrunner.providers.json_text import encode, is_object
+from batchrunner.providers.json_bodies import encode, is_object
 from batchrunner.providers.known_shapes import (
     BlockDelta,
     BlockStart,

@@ -22,9 +22,8 @@ from batchrunner.providers.anthropic_messages import VERSION
 from batchrunner.providers.batch_hosts import ANTHROPIC, is_known
 from batchrunner.providers.batch_replies import ChatReplies, Hide, as_it_is, get, not_understood, text_of
 from batchrunner.providers.error_bodies import plain_problem, refusal
+from batchrunner.providers.json_bodies import anthropic_url, at, decode, encode, is_object
 from batchrunner.providers.json_decoder import WholeReply
-from batchrunner.providers.json_text import at, decode, encode, is_object
-from batchrunner.providers.request_body import anthropic_url
 
 _PAGE: Final = 100
 _BEFORE: Final = b'{"requests":['

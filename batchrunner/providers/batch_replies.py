@@ -11,7 +11,8 @@ from batchrunner.core.outcome import Problem, ProblemKind, SendOutcome, TaskAcce
 from batchrunner.core.ports import Dialect
 from batchrunner.core.remote_batch import BatchLine
 from batchrunner.providers.error_bodies import message_in, plain_problem
-from batchrunner.providers.json_decoder import WholeReply, is_success
+from batchrunner.providers.json_bodies import is_success
+from batchrunner.providers.json_decoder import WholeReply
 
 Hide: TypeAlias = Callable[[SendOutcome], SendOutcome]
 """Takes keys out of what a line came to: it did not come through the transport, which does that for replies."""

@@ -16,7 +16,7 @@ from urllib.parse import unquote_to_bytes
 from batchrunner.core.job import Json
 from batchrunner.core.outcome import AudioBytes, PictureBytes, PictureUrl
 from batchrunner.core.text import has_surrogate, without_lone_surrogates
-from batchrunner.providers.json_text import is_object
+from batchrunner.providers.json_bodies import is_object
 
 # A picture as servers write one into JSON: an address, a data URL, or bare base64.
 #

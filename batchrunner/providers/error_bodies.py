@@ -18,7 +18,7 @@ from batchrunner.core.job import Json
 from batchrunner.core.outcome import Problem, ProblemKind
 from batchrunner.core.sign import Family, Form
 from batchrunner.core.text import late_pattern, without_lone_surrogates
-from batchrunner.providers.json_text import NotJson, at, cut_value, decode, encode, is_object, whole_number
+from batchrunner.providers.json_bodies import NotJson, at, cut_value, decode, encode, is_object, whole_number
 from batchrunner.providers.rate_headers import (
     LONGEST_WAIT_S,
     hints_of,

@@ -14,44 +14,12 @@ from batchrunner.providers.error_bodies import (
     refusal,
     unreadable,
 )
-from batchrunner.providers.json_text import NotJson, decode
+from batchrunner.providers.json_bodies import Body, NotJson, decode, is_success
 
 T = TypeVar("T")
 
 PICTURES_CAP_BYTES: Final = 128 * 1024 * 1024
 """Of a JSON body that may hold pictures in base64."""
-
-
-def is_success(head: ResponseHead) -> bool:
-    """True for 2xx."""
-    return 200 <= head.status < 300  # noqa: PLR2004 - the class of successes, as HTTP numbers it
-
-
-class Body:
-    """The bytes of a reply as far as they are kept."""
-
-    __slots__ = ("_cap", "kept", "over")
-
-    def __init__(self, *, cap_bytes: int) -> None:
-        self._cap = cap_bytes
-        self.kept = bytearray()
-        """What was kept, to be looked at and not to be changed."""
-        self.over = False
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether nothing came yet."""
-        return not (self.kept or self.over)
-
-    def add(self, data: bytes) -> None:
-        """Keep what the cap leaves room for."""
-        left_bytes = self._cap - len(self.kept)
-        self.over = self.over or len(data) > left_bytes
-        self.kept += data[:left_bytes]
-
-    def bytes(self) -> bytes:
-        """What was kept."""
-        return bytes(self.kept)
 
 
 class WholeReply(Generic[T]):

@@ -31,10 +31,9 @@ from batchrunner.core.plan import PointBalance
 from batchrunner.core.sign import Family
 from batchrunner.core.text import without_lone_surrogates
 from batchrunner.providers.error_bodies import fault_in, plain_problem, problem_of, request_id_of
+from batchrunner.providers.json_bodies import encode, is_object, openai_url
 from batchrunner.providers.json_decoder import WholeReply
-from batchrunner.providers.json_text import encode, is_object
 from batchrunner.providers.rate_headers import hints_of, wait_s
-from batchrunner.providers.request_body import openai_url
 from batchrunner.providers.result_pictures import pictures_in
 from batchrunner.providers.task_ends import (
     accepted_all_the_same,

@@ -9,7 +9,7 @@ from hashlib import blake2b
 
 from batchrunner.core.http import Request
 from batchrunner.core.job import Json
-from batchrunner.providers.json_text import encode
+from batchrunner.providers.json_bodies import encode
 
 
 def form_request(url: str, parts: Sequence[bytes]) -> Request:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Final
 
 from batchrunner.core.job import Json
-from batchrunner.providers.json_text import at, is_object
+from batchrunner.providers.json_bodies import at, is_object
 
 _Object = dict[str, Json]
 

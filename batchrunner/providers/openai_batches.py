@@ -20,9 +20,8 @@ from batchrunner.core.remote_batch import BatchLine, BatchLook, BatchPage, Reque
 from batchrunner.providers.batch_hosts import ENDPOINTS, BatchHost, host_of, is_known
 from batchrunner.providers.batch_replies import ChatReplies, Hide, as_it_is, get, not_understood, text_of
 from batchrunner.providers.error_bodies import refusal
+from batchrunner.providers.json_bodies import NotJson, decode, encode, is_object, openai_url
 from batchrunner.providers.json_decoder import WholeReply
-from batchrunner.providers.json_text import NotJson, decode, encode, is_object
-from batchrunner.providers.request_body import openai_url
 
 T = TypeVar("T")
 

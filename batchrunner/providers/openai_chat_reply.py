@@ -15,7 +15,7 @@ from batchrunner.core.outcome import Alternative, Answer, Problem, ProblemKind, 
 from batchrunner.core.sign import Family
 from batchrunner.providers.chat_media import pictures_in_text, without_thinking
 from batchrunner.providers.error_bodies import fault_in, problem_of
-from batchrunner.providers.json_text import NotJson, at, decode, is_object
+from batchrunner.providers.json_bodies import NotJson, at, decode, is_object
 from batchrunner.providers.known_shapes import chat_answer, chat_counts, chat_events, plain_answer
 from batchrunner.providers.openai_accumulator import (
     EXTRAS_OF_CHUNK,

@@ -20,10 +20,9 @@ from batchrunner.core.item import Item
 from batchrunner.core.job import Json, Provider
 from batchrunner.core.outcome import Answer, Problem, ProblemKind, Revision, SendOutcome, Usage
 from batchrunner.providers.error_bodies import fault_in, message_in, plain_problem, problem_of
+from batchrunner.providers.json_bodies import at, encode, is_object, openai_url, whole_number
 from batchrunner.providers.json_decoder import WholeReply
-from batchrunner.providers.json_text import at, encode, is_object, whole_number
 from batchrunner.providers.rate_headers import hints_of
-from batchrunner.providers.request_body import openai_url
 
 USAGE_DIVIDED: Final = "usage_divided"
 """The flag of an item whose tokens are its share, by length, of what its request used."""

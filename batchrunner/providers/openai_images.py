@@ -33,12 +33,20 @@ from batchrunner.providers.chat_media import (
     pictures_in_text,
 )
 from batchrunner.providers.error_bodies import fault_in, message_in, plain_problem, problem_of
+from batchrunner.providers.json_bodies import (
+    NotJson,
+    at,
+    cut_value,
+    decode,
+    encode,
+    is_object,
+    openai_url,
+    whole_number,
+)
 from batchrunner.providers.json_decoder import PICTURES_CAP_BYTES, WholeReply
-from batchrunner.providers.json_text import NotJson, at, cut_value, decode, encode, is_object, whole_number
 from batchrunner.providers.multipart import field_part, file_part, form_request
 from batchrunner.providers.native_shapes import as_chat
 from batchrunner.providers.rate_headers import hints_of
-from batchrunner.providers.request_body import openai_url
 from batchrunner.providers.result_pictures import pictures_in
 from batchrunner.providers.sse import DONE, SseParser
 from batchrunner.providers.task_replies import (

@@ -12,9 +12,8 @@ from batchrunner.core.http import Decoder, Request
 from batchrunner.core.item import InputFile, InputPicture, Item
 from batchrunner.core.job import Json, Provider, Turn
 from batchrunner.core.outcome import Revision, SendOutcome
-from batchrunner.providers.json_text import at, is_object
+from batchrunner.providers.json_bodies import KeptBody, at, is_object, openai_url
 from batchrunner.providers.openai_responses_reply import ResponsesDecoder
-from batchrunner.providers.request_body import KeptBody, openai_url
 from batchrunner.providers.structured import SchemaChecks, correction_text, schema_in_words
 
 _TEXT: Final = "text"

@@ -14,7 +14,7 @@ from batchrunner.core.sign import Family
 from batchrunner.core.text import without_lone_surrogates
 from batchrunner.providers.chat_media import Parts, parts_of, pictures_in_text, without_thinking, words_in
 from batchrunner.providers.error_bodies import fault_in, message_in, problem_of
-from batchrunner.providers.json_text import NotJson, at, decode, encode, is_object, whole_number
+from batchrunner.providers.json_bodies import NotJson, at, decode, encode, is_object, whole_number
 from batchrunner.providers.native_shapes import as_chat
 from batchrunner.providers.openai_accumulator import is_blank
 from batchrunner.providers.openai_chat_reply import ChatDecoder, reports_error

@@ -21,11 +21,10 @@ from batchrunner.core.job import Json, Provider
 from batchrunner.core.outcome import Answer, Problem, ProblemKind, Revision, SendOutcome, Usage
 from batchrunner.core.text import without_lone_surrogates
 from batchrunner.providers.error_bodies import broken_problem, fault_in, message_in, plain_problem, problem_of
-from batchrunner.providers.json_decoder import WholeReply, is_success
-from batchrunner.providers.json_text import NotJson, at, decode, is_object, whole_number
+from batchrunner.providers.json_bodies import NotJson, at, decode, is_object, is_success, openai_url, whole_number
+from batchrunner.providers.json_decoder import WholeReply
 from batchrunner.providers.multipart import field_part, field_parts, file_part, form_request
 from batchrunner.providers.rate_headers import hints_of
-from batchrunner.providers.request_body import openai_url
 from batchrunner.providers.sse import DONE, SseParser
 
 PLAIN_FORMATS: Final = frozenset({"text", "srt", "vtt"})

@@ -15,7 +15,7 @@ from batchrunner.core.http import ResponseHead
 from batchrunner.core.job import Json
 from batchrunner.core.outcome import Hints
 from batchrunner.core.text import late_pattern
-from batchrunner.providers.json_text import at, is_object
+from batchrunner.providers.json_bodies import at, is_object
 
 _LITELLM: Final = "llm_provider-"
 _EPOCH_FROM: Final = 1e9

@@ -12,7 +12,7 @@ from batchrunner.core.job import Json
 from batchrunner.core.outcome import PictureBytes, Usage
 from batchrunner.core.text import late_pattern
 from batchrunner.providers.chat_media import is_picture, media_in
-from batchrunner.providers.json_text import at, encode, is_object, whole_number
+from batchrunner.providers.json_bodies import at, encode, is_object, whole_number
 from batchrunner.providers.native_shapes import as_chat
 
 # What the words mean with which servers end an answer: compared without case, `-` and spaces read as `_`.

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from batchrunner.core.job import Json
 from batchrunner.core.outcome import PictureBytes, PictureUrl
 from batchrunner.providers.chat_media import picture_from_base64, picture_from_url, url_size_bytes
-from batchrunner.providers.json_text import NotJson, decode, is_object
+from batchrunner.providers.json_bodies import NotJson, decode, is_object
 
 _LISTS: Final = (
     "outputimages",

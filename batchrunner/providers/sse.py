@@ -16,7 +16,7 @@ from typing import Final, Literal
 import msgspec
 
 from batchrunner.core.text import BOM
-from batchrunner.providers.json_text import NotJson, decode
+from batchrunner.providers.json_bodies import NotJson, decode
 
 CAP_BYTES: Final = 8 * 1024 * 1024
 DONE: Final = b"[DONE]"

@@ -22,18 +22,20 @@ from batchrunner.providers.error_bodies import (
     refusal,
     unreadable,
 )
-from batchrunner.providers.json_decoder import Body, is_success, no_reply
-from batchrunner.providers.json_text import (
+from batchrunner.providers.json_bodies import (
     WIDEST_BYTES,
+    Body,
     NotJson,
     Recoder,
     cut_value,
     decode,
     first_value,
     is_object,
+    is_success,
     recoder,
     values_in,
 )
+from batchrunner.providers.json_decoder import no_reply
 from batchrunner.providers.sse import SseEvent, SseParser, without_comments
 from batchrunner.providers.structured import Fits, Misses, SchemaCheck, Unusable
 

@@ -12,7 +12,7 @@ from batchrunner.core.job import Json
 from batchrunner.core.json_schema import JsonSchema, SchemaFault, prepare
 from batchrunner.core.outcome import Answer, Correction
 from batchrunner.core.text import without_lone_surrogates
-from batchrunner.providers.json_text import NotJson, decode, encode, is_object
+from batchrunner.providers.json_bodies import NotJson, decode, encode, is_object
 
 _FAULT_CHARS: Final = 500
 _FENCES: Final = ("```", "~~~")

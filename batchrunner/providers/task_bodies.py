@@ -8,7 +8,7 @@ from batchrunner.core.item import Item
 from batchrunner.core.job import Json
 from batchrunner.core.task_table import MERGED, TaskTable
 from batchrunner.core.text import without_lone_surrogates
-from batchrunner.providers.json_text import is_object
+from batchrunner.providers.json_bodies import is_object
 
 _PARAMS: Final = "params."
 _HOLE: Final = re.compile(r"\{([^{}]+)\}")

@@ -15,7 +15,7 @@ from batchrunner.core.outcome import Problem, ProblemKind, SendOutcome, TaskAcce
 from batchrunner.core.sign import Family
 from batchrunner.core.text import without_lone_surrogates
 from batchrunner.providers.error_bodies import ErrorBody, fault_in, plain_problem, problem_of, request_id_of
-from batchrunner.providers.json_text import NotJson, decode
+from batchrunner.providers.json_bodies import NotJson, decode
 from batchrunner.providers.rate_headers import hints_of, wait_s
 from batchrunner.providers.result_pictures import mentions_results
 from batchrunner.providers.task_replies import TaskName, is_pollable, means_gone, reason_in, shown

@@ -13,7 +13,7 @@ from typing import Final, Literal
 from batchrunner.core.job import Json
 from batchrunner.core.text import late_pattern, without_lone_surrogates
 from batchrunner.providers.error_bodies import ErrorBody, fault_in, message_in
-from batchrunner.providers.json_text import NotJson, decode, is_object
+from batchrunner.providers.json_bodies import NotJson, decode, is_object
 from batchrunner.providers.result_pictures import plain_name
 
 TaskState = Literal["queued", "running", "succeeded", "failed", "refused", "filtered", "cancelled", "gone"]

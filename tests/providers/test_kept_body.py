@@ -10,7 +10,8 @@ from batchrunner.core.item import InputPicture, Item
 from batchrunner.core.job import DialectName, Json, Turn
 from batchrunner.core.outcome import Correction, Revision
 from batchrunner.providers import dialect_for
-from batchrunner.providers.request_body import KeptBody
+from batchrunner.providers.json_bodies import KeptBody
+from batchrunner.providers.json_bodies import encode as unpatched
 from tests.providers.reading import item, provider
 
 NAMES: list[DialectName] = ["openai-chat", "openai-responses", "anthropic-messages"]
@@ -67,16 +68,10 @@ def test_whatever_went_before_a_request_has_the_bytes_that_it_has_alone(
 def test_what_requests_have_in_common_is_encoded_once(name: DialectName) -> None:
     dialect = dialect_for(provider("simulator", name))
     params: dict[str, Json] = {"temperature": 0}
-    with patch("batchrunner.providers.request_body.encode", side_effect=encoded) as encode:
+    with patch("batchrunner.providers.json_bodies.encode", side_effect=unpatched) as encode:
         for number in range(100):
             one = item(f"number {number}")
             one.params = params
             assert f"number {number}".encode() in (dialect.encode(one, Revision()).body or b"")
     wholes = [call for call in encode.call_args_list if not isinstance(call.args[0], str)]
     assert len(wholes) == 2
-
-
-def encoded(value: object) -> bytes:
-    from batchrunner.providers.json_text import encode  # noqa: PLC0415 - the name is patched where it is used
-
-    return encode(value)

@@ -4,7 +4,7 @@ import pytest
 
 from batchrunner.core.job import Json
 from batchrunner.core.outcome import TaskAddresses
-from batchrunner.providers.json_text import decode
+from batchrunner.providers.json_bodies import decode
 from batchrunner.providers.tasks import TableTasks
 from batchrunner.spec.task_tables import shipped_tables
 from tests.providers.task_servers import API
