@@ -25,12 +25,10 @@ from batchrunner.providers.anthropic_accumulator import (
     message_with_rest,
 )
 from batchrunner.providers.chat_media import pictures_in_text, without_thinking
-from batchrunner.providers.error_bodies import fault_in, message_in, problem_of
+from batchrunner.providers.error_bodies import fault_in, is_blank, message_in, problem_of, reports_error
 from batchrunner.providers.json_bodies import KeptBody, NotJson, anthropic_url, at, decode, is_object, whole_number
 from batchrunner.providers.known_shapes import message_answer, message_events, plain_answer
 from batchrunner.providers.native_shapes import as_chat, chat_as_message, chunk_as_events
-from batchrunner.providers.openai_accumulator import is_blank
-from batchrunner.providers.openai_chat_reply import reports_error
 from batchrunner.providers.rate_headers import hints_of
 from batchrunner.providers.reply_fields import meaning_of
 from batchrunner.providers.sse import STRAY, SseEvent, is_done

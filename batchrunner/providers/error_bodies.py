@@ -426,3 +426,41 @@ def _both_ends(text: str, chars: int) -> str:
 
 def _cut(text: str, chars: int) -> str:
     return without_lone_surrogates(text if len(text) <= chars else text[: chars - 1] + "…")
+
+
+# Errors in the events of a stream, which is a reply of status 200.
+
+_NO_ERROR_WORDS: Final = frozenset({"", "0", "200", "ok", "success", "null", "none", "no error"})
+_NO_ERROR: Final[tuple[object, ...]] = (None, False, 0, 200)
+
+
+def is_blank(error: object) -> bool:
+    """An `error` that says nothing: empty, null inside, or a code that means success."""
+    if is_object(error):
+        return all(is_blank(value) for value in error.values())
+    if isinstance(error, list):
+        return all(is_blank(value) for value in error)
+    return error in _NO_ERROR or (isinstance(error, str) and error.strip().lower() in _NO_ERROR_WORDS)
+
+
+def has_words(value: dict[str, Json]) -> bool:
+    """Whether an event that is not part of an answer is more than a sign of life."""
+    return value.get("type") != "ping" and any(isinstance(said, str | dict) and said for said in value.values())
+
+
+def reports_error(value: dict[str, Json]) -> bool:
+    """Whether an event that is not part of an answer says that something went wrong, in any server's own shape."""
+    if value.get("success") is False or not is_blank(value.get("detail")):
+        return True
+    if not is_blank(at(value, "base_resp", "status_code")) or not is_blank(at(value, "Response", "Error")):
+        return True  # the wrappers of MiniMax and Tencent
+    if not is_blank(at(value, "header", "code")):
+        return True  # Spark's
+    if not is_blank(at(value, "promptFeedback", "blockReason")):
+        return True  # Gemini: nothing is answered to what it withholds
+    codes = [value.get(name) for name in ("code", "error_code", "status_code", "errcode", "status")]
+    words = [value.get(name) for name in ("message", "msg", "error_msg", "error_message", "errmsg", "Message")]
+    has_words = any(isinstance(said, str) and said.strip() for said in words)
+    numbers = (int(code) if isinstance(code, str) and code.isdecimal() else code for code in codes)
+    named = any(not is_blank(code) and not isinstance(code, bool) for code in numbers)
+    return has_words and named

@@ -12,13 +12,12 @@ from batchrunner.core.job import Json
 from batchrunner.core.outcome import AudioBytes, PictureBytes, PictureUrl, ToolCall
 from batchrunner.core.text import without_lone_surrogates
 from batchrunner.providers.chat_media import media_in, parts_of, picture_from_base64, words_in
+from batchrunner.providers.error_bodies import is_blank
 from batchrunner.providers.json_bodies import NotJson, decode, encode, is_object
 from batchrunner.providers.reply_fields import REST, Known, keep, repeated_usage
 
 _SCHEME_BYTES: Final = 10
 _DETAIL_TEXT: Final = ("text", "summary", "data")
-_NO_ERROR: Final[tuple[object, ...]] = (None, False, 0, 200)
-_NO_ERROR_WORDS: Final = frozenset({"", "0", "200", "ok", "success", "null", "none", "no error"})
 
 
 class FunctionPiece(msgspec.Struct, gc=False, forbid_unknown_fields=True):
@@ -411,15 +410,6 @@ def grow(extras: dict[str, Json], name: str, said: object) -> None:
                 known[inner] = value
     elif said is not None:
         extras[name] = list(said) if isinstance(said, list) else said  # type: ignore[assignment]  # JSON, by its maker
-
-
-def is_blank(error: object) -> bool:
-    """An `error` that says nothing: empty, null inside, or a code that means success."""
-    if is_object(error):
-        return all(is_blank(value) for value in error.values())
-    if isinstance(error, list):
-        return all(is_blank(value) for value in error)
-    return error in _NO_ERROR or (isinstance(error, str) and error.strip().lower() in _NO_ERROR_WORDS)
 
 
 def _is_another(call: _Call, tool: ToolPiece) -> bool:

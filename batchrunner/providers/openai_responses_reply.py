@@ -13,11 +13,10 @@ from batchrunner.core.outcome import Answer, Problem, ProblemKind, ToolCall
 from batchrunner.core.sign import Family
 from batchrunner.core.text import without_lone_surrogates
 from batchrunner.providers.chat_media import Parts, parts_of, pictures_in_text, without_thinking, words_in
-from batchrunner.providers.error_bodies import fault_in, message_in, problem_of
+from batchrunner.providers.error_bodies import fault_in, is_blank, message_in, problem_of, reports_error
 from batchrunner.providers.json_bodies import NotJson, at, decode, encode, is_object, whole_number
 from batchrunner.providers.native_shapes import as_chat
-from batchrunner.providers.openai_accumulator import is_blank
-from batchrunner.providers.openai_chat_reply import ChatDecoder, reports_error
+from batchrunner.providers.openai_chat import ChatDecoder
 from batchrunner.providers.rate_headers import hints_of
 from batchrunner.providers.reply_fields import meaning_of, usage_of
 from batchrunner.providers.sse import STRAY, SseEvent, is_done

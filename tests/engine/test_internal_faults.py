@@ -20,8 +20,7 @@ from batchrunner.engine.recorder import Recorder
 from batchrunner.engine.task_poller import TaskPoller
 from batchrunner.engine.verdict import GivenUp
 from batchrunner.providers.modelscope_images import ModelScopeImages
-from batchrunner.providers.openai_chat import OpenAiChat
-from batchrunner.providers.openai_chat_reply import ChatDecoder
+from batchrunner.providers.openai_chat import ChatDecoder, OpenAiChat
 from batchrunner.report import summary
 from batchrunner.stores import run_directory
 from batchrunner.stores.artifacts import AnswerFolder

@@ -21,7 +21,7 @@ from batchrunner.core.outcome import Answer, SendOutcome
 from batchrunner.providers import dialect_for
 from batchrunner.providers.anthropic_messages import MessagesDecoder
 from batchrunner.providers.known_shapes import chat_counts
-from batchrunner.providers.openai_chat_reply import ChatDecoder
+from batchrunner.providers.openai_chat import ChatDecoder
 from batchrunner.providers.reply_fields import usage_of
 from tests.providers.reading import EVENTS, JSON, RESET, TIMEOUT, head, item, provider, read
 
