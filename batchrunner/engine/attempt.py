@@ -313,7 +313,13 @@ class Attempts:
             Exception: a fault of ours in this item's row. It is reported rather than lost.
         """
         lane, queue = slot.lane, slot.queue
-        announced = self.lane_policy.on_rate_headers(lane, queue, outcome.hints) if outcome.hints is not None else ()
+        announced: tuple[Lane, ...] = ()
+        hints = outcome.hints
+        if hints is not None:
+            if 0 in {hints.model_remaining, hints.account_remaining, hints.requests_remaining}:
+                announced = self.lane_policy.on_rate_headers(lane, queue, hints)
+            elif hints.model_remaining is not None and not lane.stands_still:
+                lane.model_remaining = hints.model_remaining
         if not isinstance(outcome, Answer):
             lane.task_opened()  # else one task too many is let in
             return announced, False

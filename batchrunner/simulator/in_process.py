@@ -238,7 +238,8 @@ async def _read(play: _Play, decoder: Decoder[T]) -> Ending:
     script = play.script
     decoder.begin(ResponseHead(status=script.status, headers=dict(script.headers), received_at=play.clock.wall()))
     got_bytes = 0
-    undo = unpacker(script.headers.get("content-encoding"))
+    coding = script.headers.get("content-encoding")
+    undo = None if coding is None else unpacker(coding)
     for step in script.steps:
         if not isinstance(step, Send):
             settled = getattr(decoder, "settled", None)

@@ -191,8 +191,9 @@ class ApiTransport:
                 except Exception as error:  # noqa: BLE001 - aiohttp, TLS, uvloop and the system: without a common root
                     ending = self._fault(error, deadlines)
                 else:
-                    if type(reply) is tuple and self._memory_budget.fits(len(reply[1])):
-                        whole = reply
+                    budget = self._memory_budget
+                    if type(reply) is tuple and budget.held_bytes + len(reply[1]) <= budget.size_bytes:
+                        whole = reply  # it is decoded before any other, and takes no share
                     else:
                         reservation = self._memory_budget.reservation()
                         ending = await self._converse(reply, decoder, deadlines, reservation, bulk=request.bulk)
@@ -284,8 +285,10 @@ class ApiTransport:
         headers = response.headers
         if int(headers.get("Content-Length", 0)) > cap_bytes:
             return self._too_large(deadlines, cap_bytes)
+        if (coding := headers.get("Content-Encoding")) is None:
+            return None
         try:
-            return unpacker(headers.get("Content-Encoding"))
+            return unpacker(coding)
         except CodingError as error:
             return self._fault(error, deadlines)
 

@@ -140,7 +140,7 @@ def _begins_plainly(start: bytes) -> bool:
     return not bare or bare.startswith(_STARTS)
 
 
-def unpacker(content_encoding: str | None) -> Unpacker | None:
+def unpacker(content_encoding: str) -> Unpacker | None:
     """What undoes this `Content-Encoding`; None when the bytes are plain.
 
     A word that is no coding (`utf-8`, `none`) says nothing; one that the bytes are not in is not believed.
@@ -148,7 +148,7 @@ def unpacker(content_encoding: str | None) -> Unpacker | None:
     Raises:
         CodingError: more codings upon one another than make sense.
     """
-    names = [name.strip().lower() for name in (content_encoding or "").split(",")]
+    names = [name.strip().lower() for name in content_encoding.split(",")]
     codings = [name for name in names if name in _GZIPS or name in _OTHERS or name == "deflate"]
     if len(codings) > _MOST_CODINGS:
         raise CodingError("it has too many nested Content-Encodings")

@@ -360,7 +360,8 @@ class PictureDownloads:
 
     async def _read(self, response: aiohttp.ClientResponse, fetching: "_OneDownload") -> bytes | None:
         """The body to its end, or `_STREAMED` for one that was passed on; None beyond the cap."""
-        undo = unpacker(response.headers.get("Content-Encoding"))
+        coding = response.headers.get("Content-Encoding")
+        undo = None if coding is None else unpacker(coding)
         content, cap_bytes, taken = response.content, fetching.cap_bytes, fetching.taken
         before = fetching.so_far.length if fetching.so_far is not None else 0
         if before + (response.content_length or 0) > cap_bytes:

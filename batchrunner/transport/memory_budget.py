@@ -39,10 +39,6 @@ class MemoryBudget:
         """For one reply; use it as a context."""
         return Reservation(self)
 
-    def fits(self, size_bytes: int) -> bool:
-        """Whether a reply of this size may be read at once; one that is decoded before any other takes no share."""
-        return self.held_bytes + size_bytes <= self.size_bytes
-
     def hold(self, size_bytes: int) -> AbstractContextManager[object]:
         """For an answer that was decoded, until it is kept; it never waits."""
         if size_bytes < HELD_FROM_BYTES:
