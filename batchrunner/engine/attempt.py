@@ -43,8 +43,8 @@ from batchrunner.engine.image_tasks import ImageTasks
 from batchrunner.engine.lane_policy import LanePolicy
 from batchrunner.engine.lanes import Lane
 from batchrunner.engine.outcome_handling import NUMBER_BYTES, OutcomeHandler, size_of, with_adaptation_flags
-from batchrunner.engine.pending_records import Gated, PendingIntent, named, uncancellable
-from batchrunner.engine.recorder import Recorder
+from batchrunner.engine.recorder import Recorder, named, uncancellable
+from batchrunner.engine.send_records import Gated, PendingIntent
 from batchrunner.engine.shutdown import Shutdown, SteppedOutError
 from batchrunner.engine.verdict import (
     IN_LINE,

@@ -25,7 +25,7 @@ from batchrunner.core.outcome import ProblemKind
 from batchrunner.core.ports import Clock, Ledger
 from batchrunner.core.remote_batch import ItemName, RemoteBatch, ResultFile
 from batchrunner.core.state import LedgerState
-from batchrunner.engine.pending_records import uncancellable
+from batchrunner.engine.recorder import uncancellable
 
 _REASON_MAX: Final = 1000
 _IN_LINE: Final = 1024

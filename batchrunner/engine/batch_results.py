@@ -23,9 +23,8 @@ from batchrunner.engine.batch_records import BatchRecords
 from batchrunner.engine.budget_guard import BudgetGuard
 from batchrunner.engine.lanes import Lane
 from batchrunner.engine.outcome_handling import OutcomeHandler
-from batchrunner.engine.pending_records import uncancellable
 from batchrunner.engine.planning import vanished_item
-from batchrunner.engine.recorder import Recorder
+from batchrunner.engine.recorder import Recorder, uncancellable
 from batchrunner.engine.verdict import InternalFaults
 from batchrunner.engine.work_queue import Work, WorkQueue
 

@@ -27,8 +27,7 @@ from batchrunner.core.ports import Downloads, Hold, MediaStore, PictureStore, Wr
 from batchrunner.core.row import Audio, KeptMedia, MediaFile, Missing, Picture, PictureOrigin
 from batchrunner.core.text import MASK
 from batchrunner.engine.lanes import Lane
-from batchrunner.engine.pending_records import uncancellable
-from batchrunner.engine.recorder import Recorder
+from batchrunner.engine.recorder import Recorder, uncancellable
 from batchrunner.engine.shutdown import Shutdown, SteppedOutError
 from batchrunner.engine.task_poller import StillRunning, TaskEnd, TaskPoller
 from batchrunner.engine.verdict import Finished, GivenUp, TaskEnded, Verdict, Waiting

@@ -1,63 +1,60 @@
-"""Writes down what happened to items: artifact first, ledger second, state third.
+"""Writes down what happened to items and to the run: artifact first, ledger second, state third.
 
-Nothing is sent before its intent stands here, and terminal records are shielded from cancellation. Intents and answers,
-which every item has, wait in no task: the stores call back, a whole batch at a time, when they are written.
+Terminal records are shielded from cancellation. Intents and ordinary answers, which every item has, are `send_records`.
 """
 
 import asyncio
+import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from functools import partial
-from typing import Final, TypedDict
+from typing import Any, Final, TypedDict, TypeVar
+from weakref import WeakSet
 
-from batchrunner.core.errors import StoreBrokenError
+from batchrunner.core.control import Command, Reply
 from batchrunner.core.events import (
     Accepted,
+    Controlled,
+    Done,
     Event,
     Failed,
-    Intent,
+    Lost,
+    Named,
     Parked,
     Ready,
     Refused,
     ReplacedBy,
+    Requeued,
     Resumed,
     Retry,
+    Rewritten,
     parts_of_urls,
-    recorded_files,
     recorded_ids,
 )
 from batchrunner.core.item import Item
-from batchrunner.core.lifecycle import Park
+from batchrunner.core.lifecycle import ItemEvent, Park
 from batchrunner.core.outcome import Answer, Problem, TaskAccepted, Usage
-from batchrunner.core.ports import Clock, Ledger, Results
 from batchrunner.core.row import (
     NO_MEDIA,
     AnyOutput,
-    Audio,
-    ChatOutput,
-    Effort,
     KeptMedia,
     MediaFile,
     Picture,
     answer_output,
     failure_row,
-    files_of,
-    result_row,
     task_output,
 )
-from batchrunner.core.state import LedgerState
 from batchrunner.core.status import FailureGroup
 from batchrunner.engine.lanes import Lane
-from batchrunner.engine.pending_records import PendingAnswer, PendingIntent, uncancellable
-from batchrunner.engine.work_queue import Condition, Work
+from batchrunner.engine.send_records import SendRecorder, rfc3339
+from batchrunner.engine.work_queue import Work
 
+T = TypeVar("T")
 MESSAGE_MAX: Final = 2000
 """Characters of a message in a record."""
 _GROUPS_MAX = 50
 _MOST_LISTED_TASKS = 20
-_SECOND_MS = 1000
 
 
 class _TokenFields(TypedDict):
@@ -94,43 +91,42 @@ def _problem_fields(problem: Problem) -> _ProblemFields:
     )
 
 
-def rfc3339(wall: float) -> str:
-    """UTC with milliseconds."""
-    second = int(wall // 1.0)
-    millis = round((wall - second) * 1e6) // 1000
-    if millis == _SECOND_MS:
-        second, millis = second + 1, 0
-    if second != _second[0]:
-        _second[:] = second, datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
-    return f"{_second[1]}.{millis:03d}Z"
+_RECORDING: Final[WeakSet[asyncio.Future[Any]]] = WeakSet()
+"""Tasks of records that are under way: nobody else has them, so nobody cancels them."""
 
 
-_second: list[int | str] = [-1, ""]
-"""The last one that was written out, and its words: a second's thousands of rows share them."""
+async def uncancellable(record: Awaitable[T]) -> T:
+    """Let a terminal record finish even when its caller is cancelled meanwhile; the cancellation comes afterwards.
+
+    A record that fails in that time raises what it raises: whoever waits must learn that an answer was not kept.
+    Within another such record it is a part of it: nobody can cancel that one's task, so it needs none of its own.
+    """
+    if asyncio.current_task() in _RECORDING:
+        return await record
+    task = asyncio.ensure_future(record)
+    _RECORDING.add(task)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        while not task.done():
+            with suppress(asyncio.CancelledError):  # one more Ctrl-C does not undo a record that is under way
+                await asyncio.wait([task])
+        task.result()
+        raise
+
+
+def named(work: Work, lane: Lane, task_id: str, *, origin: str) -> Named:
+    """The record that the next intent of the item asks for a task of this id, at the server with this base URL."""
+    item = work.item
+    return Named(i=item.id, k=item.key, task=task_id, model=lane.model, account=lane.account, origin=origin)
 
 
 @dataclass(slots=True, kw_only=True)
-class Recorder:
+class Recorder(SendRecorder):
     """Writes every state change of an item: the result row first, then the ledger event, then the state in memory."""
 
-    ledger: Ledger
-    results: Results
-    state: LedgerState
-    clock: Clock
-    synced_intents: bool
-    """`durability: full`."""
-    unsynced_max: int = 0
-    """Intents that a power loss may take where they are not synced one by one: what `unaccounted_max` promises.
-
-    That is the job's concurrency, or what a replay will find to have been under way at once, if it is more. So it grows
-    with `concurrency: auto`, but only by what stands on the disk.
-    """
-    widest: Callable[[], int] = lambda: 0
-    """Sends that all lanes together let be in flight at once, now."""
     last_resort: Callable[[str], None]
     """Told of paid answers that the disk refused to take."""
-    may_send: Callable[[], bool] | None = None
-    """See `Ports.may_send`."""
     origin: str = ""
     """Base URL of the server that the run sends to: accepted tasks belong to it."""
     say: Callable[[str], None] = lambda _: None
@@ -138,18 +134,6 @@ class Recorder:
     failures: dict[tuple[str, str], FailureGroup] = field(default_factory=dict)
     failed_of: Counter[str] = field(default_factory=Counter)
     """Items that failed in this run, by model."""
-    intents: int = 0
-    """Put in line by this process."""
-    intents_synced: int = 0
-    """Of these, known to be on the disk."""
-    open: set[str] = field(default_factory=set)
-    """Keys of items whose last record in the ledger is an intent, in the order of the file: as a replay sees them."""
-    _most_open: int = 0
-    asked_for: int = 0
-    """The intents that the last sync that was asked for covers."""
-    on_the_way: int = 0
-    """Answers whose records have not come to their end."""
-    _all_kept: Condition = field(default_factory=Condition)
 
     # -- before and between sends
 
@@ -157,50 +141,6 @@ class Recorder:
         """Put an event in line that is written with the next one, if not before."""
         self.ledger.note(event)
         self.state.apply(event, at=self.clock.wall())
-
-    def intent(self, work: Work, lane: Lane) -> PendingIntent:
-        """A paid POST is about to leave: its intent is put in line, and the gate that is given opens when it may.
-
-        It may when its intent is written, or, with `durability: full`, on the disk. Without, a power loss may take no
-        more intents than `unaccounted_max` says: a sync begins at half of that, in the background, and
-        where it comes too late requests wait for it.
-
-        Raises:
-            LifecycleError: the item is not pending.
-            StoreBrokenError: the disk refused something before.
-        """
-        item = work.item
-        n, a = self.state.next_send(work.key, item.id, number=work.number)
-        event = Intent(i=item.id, k=item.key, n=n, a=a, model=lane.model, account=lane.account, w=work.rides)
-        intended = PendingIntent(self, work, event)
-        self.intents += 1
-        self.open.add(item.key)
-        if len(self.open) > self._most_open:  # noqa: PLR1730 - a call of `max` is dear here
-            self._most_open = len(self.open)
-        unsynced = self.intents - self.intents_synced
-        if self.synced_intents or unsynced > self.unsynced_max:
-            self.ledger.commit_soon(event, intended.written, urgent=True)
-        else:
-            self.ledger.write_soon(event, intended.written)
-        return intended
-
-    def sync_intents_in_time(self) -> None:
-        """Begin a sync at half of the intents that a power loss may take.
-
-        To be called when intents have been written: all those of the same write are in line by then, and covered.
-        """
-        unsynced = self.intents - self.intents_synced
-        if not unsynced or 2 * unsynced < self.unsynced_max or self.asked_for > self.intents_synced:
-            return
-        self.asked_for = self.intents
-        self.ledger.sync_now(partial(self._are_synced, self.intents, self._most_open))
-
-    def _are_synced(self, intents: int, most_open: int, error: StoreBrokenError | None) -> None:
-        if error is None:
-            self.unsynced_max = max(self.unsynced_max, min(most_open, self.widest()))
-            self.intents_synced = max(self.intents_synced, intents)
-            if not self.synced_intents:
-                self.sync_intents_in_time()
 
     async def refused(self, work: Work, problem: Problem, *, wait_s: float | None = None) -> None:
         """The server refused the send for a reason that does not concern the item."""
@@ -302,60 +242,6 @@ class Recorder:
 
     # -- the ends
 
-    def keep(
-        self,
-        work: Work,
-        output: AnyOutput,
-        *,
-        usage: Usage | None,
-        task_id: str | None,
-        then: Callable[[Exception | None], None],
-        now: float | None = None,
-    ) -> None:
-        """Queue an item's row. Once it is durable its `done` follows, and once that is durable `then` is called.
-
-        It gets None, or why the item is not recorded; it must not raise. What is raised here is a fault of
-        this program: then nothing is queued and `then` is not called. `now` is the clock's monotonic time, where
-        it was just read.
-        """
-        sends, attempts, ambiguous, fresh = self.state.effort(work.key, number=work.number)
-        kept = PendingAnswer(self, work, usage, then)
-        kept.sends, kept.attempts, kept.recovered = sends, attempts + 1, not fresh
-        files: tuple[Picture | Audio | MediaFile, ...]
-        files = (*output.images, *output.audio) if isinstance(output, ChatOutput) else files_of(output)
-        if files:
-            kept.images = sum(isinstance(file, Picture) for file in files)
-            kept.files = recorded_files(tuple((file.path, file.bytes, file.sha256) for file in files))
-        if work.began is None or work.began_wall is None:
-            started, seconds = self._time_of_task(work)
-        else:
-            started, seconds = work.began_wall, (self.clock.monotonic() if now is None else now) - work.began
-        effort = Effort(
-            attempts=kept.attempts,
-            ambiguous=ambiguous,
-            recovered=kept.recovered,
-            started_at=rfc3339(started),
-            seconds=round(seconds, 3) if seconds > 0.0 else 0.0,
-        )
-        row = result_row(work.item, output, usage=usage, task_id=task_id, effort=effort)
-        self.on_the_way += 1
-        try:
-            self.results.put(row, kept.row_is_durable)
-        except BaseException:
-            self.on_the_way -= 1
-            raise
-
-    def kept(self, kept: PendingAnswer, error: Exception | None) -> None:
-        """The records of an answer have come to their end."""
-        self.on_the_way -= 1
-        kept.then(error)
-        if not self.on_the_way:
-            self._all_kept.notify()
-
-    async def settled(self) -> None:
-        """Return when every answer that was put in line is recorded, or cannot be."""
-        await self._all_kept.until(lambda: not self.on_the_way)
-
     async def answered(self, work: Work, answer: Answer, *, path: str | None, media: KeptMedia = NO_MEDIA) -> None:
         """A chat answer, durable when this returns. The caller shields it, with the steps before it."""
         await self._done(work, answer_output(answer, path=path, media=media), usage=answer.usage, task_id=None)
@@ -447,14 +333,73 @@ class Recorder:
         """It goes on."""
         await self._write(Resumed(account=account, model=model))
 
-    # -- pieces
+    # -- the run as a whole
 
-    def _time_of_task(self, work: Work) -> tuple[float, float]:
-        """When an accepted task of an earlier process began, by the wall clock, and the seconds since."""
-        task = self.state.tasks.get(work.key)
-        wall = self.clock.wall()
-        began_wall = task.accepted_at if task else wall
-        return began_wall, wall - began_wall
+    async def requeued(self, item_id: str, key: str, *, synced: bool) -> None:
+        """A person asked for one more generation of attempts. `synced`: this, and all before it, is on the disk."""
+        event = Requeued(i=item_id, k=key)
+        await (self._commit(event) if synced else self._write(event))
+
+    async def resend_lost(self, item_id: str, key: str) -> None:
+        """A person pays again for an item whose answer is gone from the directory."""
+        await self._commit(Lost(i=item_id, k=key))
+
+    async def rewritten(self, *, length: int, labels: str) -> None:
+        """results.jsonl shows the present job."""
+        await self._commit(Rewritten(length=length, labels=labels))
+
+    async def controlled(self, command: Command, reply: Reply) -> None:
+        """A command of another process was followed. Durable when this returns."""
+        changed = {key: json.dumps(now) for key, (_, now) in reply.changed.items()}
+        await self._commit(
+            Controlled(
+                id=command.id,
+                action=command.action,
+                by=command.by,
+                message=reply.message[:MESSAGE_MAX],
+                changed=changed,
+            )
+        )
+
+    async def adopted(self, events: Iterable[ItemEvent]) -> int:
+        """Whole rows were found whose records a crash, or a person, had taken; how many. Durable when this returns."""
+        count, last = 0, None
+        steps = iter(events)
+        while (event := await asyncio.to_thread(next, steps, None)) is not None:  # each reads its row from the disk
+            if last is not None:
+                await self._write(last)
+            count, last = count + isinstance(event, Done | Failed), event
+        if last is not None:
+            await self._commit(last)
+        return count
+
+    async def rerouted(self, item: Item) -> None:
+        """The job names another next model than the one that has the item's prompt."""
+        record = self.state.record(key := bytes.fromhex(item.key))
+        found = self.state.hand_overs.of(self.state.table, key)
+        assert found is not None, "see `is_rerouted`"
+        assert item.then is not None, "as above"
+        await self._write(
+            ReplacedBy(
+                i=item.id,
+                k=item.key,
+                n=record.sends,
+                a=record.attempts,
+                by=item.then.key,
+                model=item.then.model,
+                kind=found[2],
+                message="the job names another next model",
+            )
+        )
+
+    async def reused(self, events: Sequence[Done]) -> None:
+        """Answers were taken from other runs; their rows are durable. So are these when this returns."""
+        for event in events[:-1]:
+            await self._write(event)
+        if events:
+            await self._commit(events[-1])
+
+    # -- pieces
 
     def _group(self, work: Work, problem: Problem) -> None:
         self.failed_of[work.item.model] += 1

@@ -17,8 +17,8 @@ from batchrunner.core.events import Done, recorded_files
 from batchrunner.core.item import Item
 from batchrunner.core.lifecycle import ItemState
 from batchrunner.core.ports import Place, ReusableRows, TakenRow, Untaken, with_example
-from batchrunner.engine.pending_records import uncancellable
 from batchrunner.engine.planning import one_by_one
+from batchrunner.engine.recorder import uncancellable
 from batchrunner.engine.work_queue import Work
 
 if TYPE_CHECKING:

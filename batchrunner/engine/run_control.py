@@ -20,8 +20,8 @@ from batchrunner.core.lifecycle import Closed, ItemState
 from batchrunner.core.pacing import day_of
 from batchrunner.core.presets import PRESETS
 from batchrunner.engine.attempt import Attempts
-from batchrunner.engine.pending_records import uncancellable
 from batchrunner.engine.planning import one_by_one
+from batchrunner.engine.recorder import uncancellable
 from batchrunner.engine.shutdown import GRACE_S
 from batchrunner.engine.task_poller import TaskPoller
 from batchrunner.engine.work_queue import Work

@@ -25,7 +25,6 @@ from batchrunner.engine.budget_guard import BudgetGuard
 from batchrunner.engine.fallbacks import Fallbacks
 from batchrunner.engine.lane_policy import LaneSet, restore_parks
 from batchrunner.engine.lanes import Lane
-from batchrunner.engine.pending_records import uncancellable
 from batchrunner.engine.planning import (
     closed_queue,
     has_batches,
@@ -33,10 +32,10 @@ from batchrunner.engine.planning import (
     vanished_item,
     why_left,
 )
+from batchrunner.engine.recorder import Recorder, uncancellable
 from batchrunner.engine.reuse import Takings, take_answers_of_others
 from batchrunner.engine.run_control import RunControl
 from batchrunner.engine.run_parts import attempts_of, follower_of
-from batchrunner.engine.run_recorder import RunRecorder
 from batchrunner.engine.run_schedule import RunSchedule
 from batchrunner.engine.run_status import RunEnd, lanes_of_run, left_words, status_of
 from batchrunner.engine.settling import requeue_what_was_asked_for, settle
@@ -68,7 +67,7 @@ class Runner:
     """Of rows that reached the disk although their process did not live to say so, or whose ledger is gone."""
     realigned_length: int | None = None
     """Set when results.jsonl is not the file of the ledger: a rewrite whose record was lost in a crash."""
-    recorder: RunRecorder = field(init=False)
+    recorder: Recorder = field(init=False)
     lanes: LaneSet = field(init=False)
     queues: dict[str, WorkQueue] = field(init=False)
     wanted: Callable[[bytes], int] = field(init=False)
@@ -95,7 +94,7 @@ class Runner:
 
     def __post_init__(self) -> None:
         ports, job = self.ports, self.job
-        self.recorder = RunRecorder(
+        self.recorder = Recorder(
             ledger=ports.ledger,
             results=ports.results,
             state=self.state,

@@ -1,14 +1,17 @@
 """Before a run's work, items that a person wants once more; after it, result files in line with the present job."""
 
-from collections.abc import AsyncGenerator
+from collections import Counter
+from collections.abc import AsyncGenerator, Collection
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
+from batchrunner.core.fallback import is_rerouted
 from batchrunner.core.item import Item
 from batchrunner.core.lifecycle import ItemState
 from batchrunner.core.plan import count_items
+from batchrunner.core.ports import Items
 from batchrunner.engine.planning import one_by_one
-from batchrunner.engine.run_recorder import requeue
+from batchrunner.engine.recorder import Recorder
 
 if TYPE_CHECKING:
     from batchrunner.engine.runner import Runner
@@ -89,3 +92,53 @@ async def _current(runner: "Runner") -> AsyncGenerator[Item, None]:
 
 def _is_failed(runner: "Runner", key: bytes) -> bool:
     return runner.state.item_state(key) is ItemState.FAILED
+
+
+async def requeue(
+    items: Items,
+    recorder: Recorder,
+    *,
+    failed: bool,
+    held: bool,
+    lost: bool = False,
+    limit: int | None = None,
+    part: Collection[bytes] | None = None,
+) -> Counter[str]:
+    """Give failed, held and lost items, among the first `limit` and those in `part`, a new generation of attempts.
+
+    So do items that another model had taken over which the job does not ask any more.
+
+    Durable when this returns: their rows leave failures.jsonl next, and no power loss may bring the failures back.
+
+    Returns:
+        How many of each model.
+
+    Raises:
+        JobMistakesError, StoreBrokenError: see `Items` and `Recorder`.
+    """
+    last: Item | None = None
+    models = Counter[str]()
+    async with aclosing(one_by_one(items.batches())) as stream:
+        async for item in stream:
+            if limit is not None and item.index > limit:
+                break
+            key = bytes.fromhex(item.key)
+            if is_rerouted(recorder.state, item):
+                await recorder.rerouted(item)
+            if (part is not None and key not in part) or not recorder.state.is_current(item):
+                continue
+            if lost and key in recorder.state.lost:
+                await recorder.resend_lost(item.id, item.key)
+                models[item.model] += 1
+                continue
+            record = recorder.state.record(key)
+            is_held = record.item_state is ItemState.PENDING and record.doubtful
+            stranded = record.item_state is ItemState.REPLACED and item.then is None
+            if stranded or (failed and record.item_state is ItemState.FAILED) or (held and is_held):
+                if last is not None:
+                    await recorder.requeued(last.id, last.key, synced=False)
+                last = item
+                models[item.model] += 1
+    if last is not None:
+        await recorder.requeued(last.id, last.key, synced=True)
+    return models

@@ -25,7 +25,8 @@ from batchrunner.core.pacing import estimate_tokens
 from batchrunner.core.ports import SharedDialect
 from batchrunner.core.rate_limiter import Ticket
 from batchrunner.engine.outcome_handling import size_of
-from batchrunner.engine.pending_records import AllWritten, uncancellable
+from batchrunner.engine.recorder import uncancellable
+from batchrunner.engine.send_records import AllWritten
 from batchrunner.engine.shutdown import SteppedOutError
 from batchrunner.engine.verdict import Again, Finished, GivenUp, Verdict, naming_path, used_up
 from batchrunner.engine.work_queue import Work, WorkQueue

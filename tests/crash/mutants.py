@@ -20,7 +20,7 @@ from batchrunner.core.outcome import Problem
 from batchrunner.core.ports import Kept, Ledger, Place
 from batchrunner.core.row import ResultRow
 from batchrunner.engine.lanes import Lane
-from batchrunner.engine.run_recorder import RunRecorder
+from batchrunner.engine.recorder import Recorder
 from batchrunner.engine.runner import Runner
 from batchrunner.engine.work_queue import Work, WorkQueue
 from tests.crash.invariant_error import Violation
@@ -134,7 +134,7 @@ def _with_the_key(event: Event) -> tuple[Event, ...]:
     return (msgspec.structs.replace(event, i=CANARY),) if isinstance(event, Intent) else (event,)
 
 
-class SilentRecorder(RunRecorder):
+class SilentRecorder(Recorder):
     """Tells nobody that a send got no clear answer."""
 
     async def retry(
@@ -147,13 +147,11 @@ class SilentRecorder(RunRecorder):
         wait_s: float | None = None,
         held: bool = False,
     ) -> None:
-        await RunRecorder.retry(self, work, problem, charged=charged, ambiguous=False, wait_s=wait_s, held=held)
+        await Recorder.retry(self, work, problem, charged=charged, ambiguous=False, wait_s=wait_s, held=held)
 
 
 def discreet(harness: CrashHarness, runner: Runner, ports: RecordingPorts) -> None:
-    runner.recorder = SilentRecorder(
-        **{field.name: getattr(runner.recorder, field.name) for field in fields(RunRecorder)}
-    )
+    runner.recorder = SilentRecorder(**{field.name: getattr(runner.recorder, field.name) for field in fields(Recorder)})
 
 
 # -- ports and stores that do things twice

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from batchrunner.core.errors import ExitStatus, StoreBrokenError
-from batchrunner.engine.pending_records import uncancellable
+from batchrunner.engine.recorder import uncancellable
 from batchrunner.simulator.profiles import NO_FAULTS, Latency
 from batchrunner.simulator.world import World
 from tests.crash.invariants import check, check_end

@@ -17,7 +17,7 @@ from batchrunner.core.errors import ExitStatus
 from batchrunner.core.events import Done
 from batchrunner.core.http import Completed, Decoder, Gate, Request, ResponseHead
 from batchrunner.core.status import Report
-from batchrunner.engine import pending_records
+from batchrunner.engine import send_records
 from batchrunner.stores.files import Disk
 from batchrunner.transport.deadlines import passed
 from tests.support.json_lines import json_lines
@@ -204,7 +204,7 @@ def test_a_fault_of_ours_behind_a_row_fails_its_item_only(tmp_path: Path, monkey
         return whole(**named)
 
     broken_ones: list[str] = []
-    monkeypatch.setattr(pending_records, "Done", broken)
+    monkeypatch.setattr(send_records, "Done", broken)
 
     async def scene() -> None:
         transport, said = Echo(), list[str]()

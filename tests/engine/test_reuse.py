@@ -213,7 +213,7 @@ def test_rows_that_reached_the_disk_before_a_crash_are_adopted_as_taken(
         raise StoreBrokenError("the machine lost its power")
 
     with monkeypatch.context() as patch:
-        patch.setattr("batchrunner.engine.run_recorder.RunRecorder.reused", killed)
+        patch.setattr("batchrunner.engine.recorder.Recorder.reused", killed)
         assert runs.ask_again(*QUESTIONS).exit_status == 4
     status = runs.ask_again(*QUESTIONS).status
     assert (status.items.done, status.reused, status.sends.total, runs.second.stats.sends) == (6, 6, 0, 0)
@@ -298,7 +298,7 @@ def test_a_next_model_s_answer_is_taken_when_its_turn_comes(runs: TwoRuns, answe
     assert runs.second.run(in_turn(*QUESTIONS, more=runs.reuse)).status.sends.total == 12 - answered
 
 
-@pytest.mark.parametrize("place", ["engine.run_recorder.RunRecorder.reused", "stores.reused_rows.ReusedRows.take"])
+@pytest.mark.parametrize("place", ["engine.recorder.Recorder.reused", "stores.reused_rows.ReusedRows.take"])
 def test_a_death_between_the_hand_over_and_the_taken_row_costs_nothing(
     runs: TwoRuns, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
