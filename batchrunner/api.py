@@ -135,7 +135,7 @@ async def plan(
     from batchrunner.core.shard import shard_notes
     from batchrunner.engine.budget_guard import budget_so_far
     from batchrunner.engine.planning import left_notes, run_planning_pass, totals_of
-    from batchrunner.engine.run_schedule import LoopClock
+    from batchrunner.engine.work_queue import LoopClock
     from batchrunner.prompts import items_of
     from batchrunner.prompts.variants import literal_braces
     from batchrunner.providers import has_batches

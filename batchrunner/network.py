@@ -13,7 +13,7 @@ from batchrunner.core.job import Job, Provider
 from batchrunner.core.plan import PointBalance
 from batchrunner.core.ports import Downloads, Transport
 from batchrunner.core.presets import PRESETS
-from batchrunner.engine.run_schedule import LoopClock
+from batchrunner.engine.work_queue import LoopClock
 from batchrunner.providers.modelscope_images import BalanceReader, balance_origin, balance_request
 from batchrunner.stores.threads import Threads
 from batchrunner.transport import Secret, is_private_host

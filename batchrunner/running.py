@@ -20,9 +20,9 @@ from batchrunner.core.ports import Downloads, Transport
 from batchrunner.core.shard import merge_notes, shard_notes
 from batchrunner.core.status import Report, Status
 from batchrunner.engine.leased_pace import Seat, leased
-from batchrunner.engine.run_schedule import LoopClock
 from batchrunner.engine.run_status import going_on, part_words, with_end
 from batchrunner.engine.runner import Runner
+from batchrunner.engine.work_queue import LoopClock
 from batchrunner.network import ask_balances
 from batchrunner.providers import require_dialect
 from batchrunner.report.attended import attended, harmless, or_remembered

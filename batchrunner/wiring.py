@@ -27,9 +27,9 @@ from batchrunner.core.state import LedgerState
 from batchrunner.core.upstream import NO_UPSTREAM, Upstream
 from batchrunner.engine import planning
 from batchrunner.engine.leased_pace import LeasedPace, Seat
-from batchrunner.engine.run_schedule import LoopClock
 from batchrunner.engine.runner import Runner
 from batchrunner.engine.shutdown import Shutdown
+from batchrunner.engine.work_queue import LoopClock
 from batchrunner.network import network_of, open_network
 from batchrunner.prompts import JobItems, digest_of_items, items_of
 from batchrunner.providers import batches_for, dialect_for

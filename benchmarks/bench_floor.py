@@ -32,8 +32,8 @@ from batchrunner.core.item import Item
 from batchrunner.core.outcome import Answer, Revision
 from batchrunner.core.ports import Place
 from batchrunner.core.row import Effort, answer_output, result_row
-from batchrunner.engine.run_schedule import LoopClock
 from batchrunner.engine.send_records import rfc3339
+from batchrunner.engine.work_queue import LoopClock
 from batchrunner.prompts import items_of
 from batchrunner.providers import dialect_for
 from batchrunner.stores.ledger import LedgerWriter

@@ -19,7 +19,7 @@ from batchrunner.core.outcome import Answer, Problem, ProblemKind
 from batchrunner.core.pacing import backoff_s
 from batchrunner.core.rate_limiter import Ticket
 from batchrunner.engine.lanes import Lane
-from batchrunner.engine.run_schedule import LoopClock
+from batchrunner.engine.work_queue import LoopClock
 from tests.support.virtual_time import run_virtual
 
 SEEDS = (1, 2, 3)

@@ -25,8 +25,8 @@ from batchrunner.core.http import Completed, Decoder, Request, ResponseHead
 from batchrunner.core.job import Provider
 from batchrunner.core.ports import TaskDialect
 from batchrunner.core.presets import PRESETS
-from batchrunner.engine.run_schedule import LoopClock
 from batchrunner.engine.task_poller import TaskPoller
+from batchrunner.engine.work_queue import LoopClock
 from batchrunner.providers.modelscope_images import ModelScopeImages
 from tests.support.virtual_time import run_virtual
 

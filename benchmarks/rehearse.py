@@ -18,7 +18,7 @@ from pathlib import Path
 from batchrunner import api
 from batchrunner.core.rehearsal_report import Rehearsal
 from batchrunner.core.status import Report
-from batchrunner.engine.run_schedule import LoopClock
+from batchrunner.engine.work_queue import LoopClock
 from batchrunner.simulator.http_server import serve
 from batchrunner.simulator.profiles import profile_of
 from batchrunner.simulator.rehearsal import world_of

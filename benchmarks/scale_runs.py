@@ -20,7 +20,7 @@ from batchrunner.core.outcome import Answer, Usage
 from batchrunner.core.row import Effort, answer_output, result_row
 from batchrunner.core.state import LedgerState
 from batchrunner.engine.planning import run_planning_pass, totals_of
-from batchrunner.engine.run_schedule import LoopClock
+from batchrunner.engine.work_queue import LoopClock
 from batchrunner.prompts import items_of
 from batchrunner.stores.artifacts import Artifacts
 from batchrunner.stores.directory_watch import DirectoryWatch

@@ -7,6 +7,7 @@ reason and its end, so that a later process has it.
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Final
 
 from batchrunner.core.classify import is_about_the_request
@@ -47,6 +48,10 @@ class LaneSet:
 
     def __iter__(self) -> Iterator[Lane]:
         return iter(self._lanes.values())
+
+    def widest(self) -> int:
+        """Sends that all lanes together let be in flight at once, now."""
+        return sum(map(attrgetter("limit"), self._lanes.values()))
 
     def find(self, account: str, model: str) -> Lane | None:
         """That lane, if the run has it."""

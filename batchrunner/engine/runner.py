@@ -101,13 +101,13 @@ class Runner:
             clock=ports.clock,
             synced_intents=job.durability == "full",
             unsynced_max=self.totals.concurrency,
-            widest=lambda: sum(lane.limit for lane in self.lanes),
             origin=job.provider.base_url,
             may_send=ports.may_send,
             say=self.say,
             last_resort=lambda answer: self.say(f"could not save this answer to disk: {answer}"),
         )
         self.lanes = LaneSet(tuple(self.lane(account, model) for model in job.models for account in ports.accounts))
+        self.recorder.widest = self.lanes.widest
         live_keys, together = set[bytes](), job.limits.inputs_per_request or 1
         self.wanted = partial(self.state.number_to_send, hold=self.totals.hold)
         self.queues = {

@@ -117,7 +117,8 @@ class SendRecorder:
 
     def _are_synced(self, intents: int, most_open: int, error: StoreBrokenError | None) -> None:
         if error is None:
-            self.unsynced_max = max(self.unsynced_max, min(most_open, self.widest()))
+            if most_open > self.unsynced_max:
+                self.unsynced_max = max(self.unsynced_max, min(most_open, self.widest()))
             self.intents_synced = max(self.intents_synced, intents)
             if not self.synced_intents:
                 self.sync_intents_in_time()

@@ -11,10 +11,11 @@ import msgspec
 from batchrunner.core.job import Json
 from batchrunner.core.outcome import AudioBytes, PictureBytes, PictureUrl, ToolCall
 from batchrunner.core.text import without_lone_surrogates
-from batchrunner.providers.chat_media import media_in, parts_of, picture_from_base64, words_in
+from batchrunner.providers.chat_media import media_in, parts_of, words_in
 from batchrunner.providers.error_bodies import is_blank
 from batchrunner.providers.json_bodies import NotJson, decode, encode, is_object
 from batchrunner.providers.reply_fields import REST, Known, keep, repeated_usage
+from batchrunner.providers.result_pictures import picture_from_base64
 
 _SCHEME_BYTES: Final = 10
 _DETAIL_TEXT: Final = ("text", "summary", "data")

@@ -25,13 +25,7 @@ from batchrunner.core.outcome import (
 )
 from batchrunner.core.sign import Family
 from batchrunner.core.text import without_lone_surrogates
-from batchrunner.providers.chat_media import (
-    is_picture,
-    media_in,
-    picture_from_base64,
-    picture_from_url,
-    pictures_in_text,
-)
+from batchrunner.providers.chat_media import is_picture, media_in, pictures_in_text
 from batchrunner.providers.error_bodies import fault_in, message_in, plain_problem, problem_of
 from batchrunner.providers.json_bodies import (
     NotJson,
@@ -47,7 +41,7 @@ from batchrunner.providers.json_decoder import PICTURES_CAP_BYTES, WholeReply
 from batchrunner.providers.multipart import field_part, file_part, form_request
 from batchrunner.providers.native_shapes import as_chat
 from batchrunner.providers.rate_headers import hints_of
-from batchrunner.providers.result_pictures import pictures_in
+from batchrunner.providers.result_pictures import picture_from_base64, picture_from_url, pictures_in
 from batchrunner.providers.sse import DONE, SseParser
 from batchrunner.providers.task_replies import (
     TaskName,

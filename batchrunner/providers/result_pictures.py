@@ -6,14 +6,17 @@ server itself and base64 count; anything else in such a place is no picture and 
 picture is looked at here only where nothing else says so.
 """
 
+import base64
+import binascii
+import json
 import re
 from collections.abc import Collection, Iterable, Iterator
 from typing import Final
-from urllib.parse import urlsplit
+from urllib.parse import unquote_to_bytes, urlsplit
 
 from batchrunner.core.job import Json
 from batchrunner.core.outcome import PictureBytes, PictureUrl
-from batchrunner.providers.chat_media import picture_from_base64, picture_from_url, url_size_bytes
+from batchrunner.core.text import has_surrogate, without_lone_surrogates
 from batchrunner.providers.json_bodies import NotJson, decode, is_object
 
 _LISTS: Final = (
@@ -52,6 +55,7 @@ _ANYWHERE: Final = (*_BASE64, "url", *_NAMED, *_LINKS, *_RESULTS, *_WRAPPERS)
 _PICTURE_PATH: Final = re.compile(r"\.(png|jpe?g|webp|gif|bmp|tiff?|avif|heic|heif|jxl|svg)$", re.IGNORECASE)
 _MAGIC: Final = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"BM", b"II*\x00", b"MM\x00*", b"\x00\x00\x00", b"<svg")
 _LEAST_BASE64_CHARS: Final = 32
+_URL_BYTES: Final = 4096
 _ABOUT_WORDS: Final = (
     "taskid id requestid traceid status taskstatus state code message msg object type model prompt created createdat"
     " updatedat finishedat submittime scheduledtime endtime starttime timetaken taskmetrics usage metrics"
@@ -236,3 +240,43 @@ def _from_bare_base64(text: str) -> PictureBytes | None:
     if head is None or not head.data.startswith(_MAGIC):
         return None
     return picture_from_base64(text)
+
+
+# A picture as servers write one into JSON: an address, a data URL, or bare base64.
+#
+# Only http(s) and data URLs count. Whether the bytes are a picture is not looked at here.
+
+
+def picture_from_url(url: str) -> PictureUrl | PictureBytes | None:
+    """What an http(s) URL or a data URL refers to; None for anything else."""
+    scheme = url[:8].lower()
+    if scheme.startswith(("http://", "https://")):
+        return PictureUrl(url=url) if not has_surrogate(url) and url_size_bytes(url) <= _URL_BYTES else None
+    if not scheme.startswith("data:"):
+        return None
+    media, comma, payload = url[len("data:") :].partition(",")
+    if not comma:
+        return None
+    if media.lower().endswith(";base64"):
+        return picture_from_base64(payload)
+    data = unquote_to_bytes(without_lone_surrogates(payload))
+    return PictureBytes(data=data) if data else None
+
+
+def url_size_bytes(url: str) -> int:
+    """As ASCII JSON, without the quotes."""
+    if url.isascii() and url.isprintable() and '"' not in url and "\\" not in url:
+        return len(url)  # nothing in it is escaped
+    return len(json.dumps(url)) - 2
+
+
+def picture_from_base64(packed: str) -> PictureBytes | None:
+    """Standard or URL-safe, with or without padding and line breaks, or as a data URL in a base64 field."""
+    if packed.startswith("data:"):
+        packed = packed.partition(",")[2]
+    bare = "".join(packed.split()).replace("-", "+").replace("_", "/").rstrip("=")
+    try:
+        data = base64.b64decode(bare + "=" * (-len(bare) % 4), validate=True)
+    except (binascii.Error, ValueError):
+        return None
+    return PictureBytes(data=data) if data else None

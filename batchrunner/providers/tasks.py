@@ -34,12 +34,11 @@ from batchrunner.core.outcome import (
 from batchrunner.core.sign import Family
 from batchrunner.core.task_table import TaskWord, at_pointer, is_keyed
 from batchrunner.core.text import without_lone_surrogates
-from batchrunner.providers.chat_media import picture_from_base64, picture_from_url
 from batchrunner.providers.error_bodies import ErrorBody, fault_in, plain_problem, problem_of, request_id_of
 from batchrunner.providers.json_bodies import NotJson, cut_value, decode, encode, is_object, is_success
 from batchrunner.providers.json_decoder import WholeReply
 from batchrunner.providers.rate_headers import hints_of, wait_s
-from batchrunner.providers.result_pictures import recordable
+from batchrunner.providers.result_pictures import picture_from_base64, picture_from_url, recordable
 from batchrunner.providers.task_bodies import Filling, filled_url, with_id
 from batchrunner.providers.task_ends import (
     accepted_all_the_same,

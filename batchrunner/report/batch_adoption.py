@@ -14,7 +14,7 @@ from batchrunner.core import VERSION
 from batchrunner.core.errors import JobMistakesError, Mistake
 from batchrunner.core.events import BATCH_VERSION, BatchAccepted
 from batchrunner.core.remote_batch import RemoteBatch
-from batchrunner.engine.run_schedule import LoopClock
+from batchrunner.engine.work_queue import LoopClock
 from batchrunner.report.directory_status import day_offset_of
 from batchrunner.stores.ledger import LedgerWriter
 from batchrunner.stores.ledger_line import LEDGER

@@ -16,8 +16,8 @@ from batchrunner.core.item import Item
 from batchrunner.core.part import RunRequest
 from batchrunner.core.status import Status
 from batchrunner.engine.planning import lane_concurrency
-from batchrunner.engine.run_schedule import LoopClock
 from batchrunner.engine.runner import Runner
+from batchrunner.engine.work_queue import LoopClock
 from batchrunner.simulator.in_process import SimulatedDownloads, SimulatedTransport
 from batchrunner.simulator.virtual_time import OneThreadLoop
 from batchrunner.simulator.world import World

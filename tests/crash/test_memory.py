@@ -12,7 +12,7 @@ from batchrunner import api
 from batchrunner.core.errors import ExitStatus
 from batchrunner.core.http import Decoder, Request
 from batchrunner.core.job import Job
-from batchrunner.engine.run_schedule import LoopClock
+from batchrunner.engine.work_queue import LoopClock
 from batchrunner.simulator.in_process import SimulatedDownloads, SimulatedTransport
 from batchrunner.simulator.world import World
 from tests.support.torture import Tried, at_size

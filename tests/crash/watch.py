@@ -19,8 +19,8 @@ from batchrunner.core.pacing import day_of, estimate_tokens
 from batchrunner.core.presets import PRESETS
 from batchrunner.core.state import LedgerState
 from batchrunner.engine.lanes import Lane
-from batchrunner.engine.run_schedule import LoopClock
 from batchrunner.engine.runner import Runner
+from batchrunner.engine.work_queue import LoopClock
 from tests.crash.invariant_error import Violation, need
 from tests.crash.ledger_tail import LedgerTail
 from tests.crash.rates import Level, RetryAllowance

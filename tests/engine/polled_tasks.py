@@ -9,8 +9,8 @@ from typing import TypeVar
 
 from batchrunner.core.http import Completed, Decoder, Request, ResponseHead
 from batchrunner.core.job import Json, Provider
-from batchrunner.engine.run_schedule import LoopClock
 from batchrunner.engine.task_poller import StillRunning, TaskEnd, TaskPoller
+from batchrunner.engine.work_queue import LoopClock
 from batchrunner.providers.modelscope_images import ModelScopeImages
 from tests.support.virtual_time import run_virtual
 

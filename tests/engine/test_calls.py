@@ -17,7 +17,7 @@ import pytest
 from batchrunner import api
 from batchrunner.core.http import Completed, Decoder, Gate, Request, ResponseHead
 from batchrunner.core.job import Job
-from batchrunner.engine.run_schedule import LoopClock
+from batchrunner.engine.work_queue import LoopClock
 from batchrunner.transport.deadlines import passed
 from tests.support.virtual_time import run_virtual
 

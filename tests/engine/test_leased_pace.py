@@ -4,7 +4,7 @@ from batchrunner.core.coordination_messages import Granted
 from batchrunner.core.job import LaneSettings, Limits
 from batchrunner.engine.lanes import Lane
 from batchrunner.engine.leased_pace import LeasedPace
-from batchrunner.engine.run_schedule import LoopClock
+from batchrunner.engine.work_queue import LoopClock
 from tests.support.virtual_time import run_virtual
 
 

@@ -18,7 +18,7 @@ from batchrunner.core.job import Json
 from batchrunner.core.outcome import Problem
 from batchrunner.core.ports import Write
 from batchrunner.core.status import Report
-from batchrunner.engine.run_schedule import LoopClock
+from batchrunner.engine.work_queue import LoopClock
 from tests.support.json_lines import json_lines
 from tests.support.task_server import png_of
 from tests.support.virtual_time import run_virtual

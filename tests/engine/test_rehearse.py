@@ -10,7 +10,7 @@ import pytest
 from batchrunner import api
 from batchrunner.core.errors import ExitStatus, JobMistakesError, WrongDirectoryError
 from batchrunner.core.rehearsal_report import Rehearsal
-from batchrunner.engine.run_schedule import LoopClock
+from batchrunner.engine.work_queue import LoopClock
 from batchrunner.simulator.http_server import serve
 from batchrunner.simulator.profiles import profile_of
 from batchrunner.simulator.quotas import Quota

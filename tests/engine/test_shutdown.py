@@ -8,8 +8,8 @@ import pytest
 from batchrunner.core.errors import ExitStatus
 from batchrunner.core.job import LaneSettings, Limits
 from batchrunner.engine.lanes import Lane
-from batchrunner.engine.run_schedule import LoopClock
 from batchrunner.engine.shutdown import Shutdown, SteppedOutError
+from batchrunner.engine.work_queue import LoopClock
 from tests.support.engine import Latency, RunHarness, World, chat, image
 from tests.support.virtual_time import run_virtual
 

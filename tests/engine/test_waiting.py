@@ -8,8 +8,7 @@ import pytest
 from batchrunner.core.errors import ExitStatus
 from batchrunner.core.job import LaneSettings, Limits
 from batchrunner.engine.lanes import Lane
-from batchrunner.engine.run_schedule import LoopClock
-from batchrunner.engine.work_queue import READ_AHEAD, Condition
+from batchrunner.engine.work_queue import READ_AHEAD, Condition, LoopClock
 from batchrunner.simulator.scenarios import parse_scenarios
 from batchrunner.simulator.script import Call, Script
 from batchrunner.simulator.virtual_time import StandstillError

@@ -17,7 +17,7 @@ import batchrunner
 from batchrunner import api
 from batchrunner.core.part import WHOLE, PartOptions
 from batchrunner.core.status import Report
-from batchrunner.engine.run_schedule import LoopClock
+from batchrunner.engine.work_queue import LoopClock
 from batchrunner.report.comparing import CompareOptions
 from batchrunner.simulator.in_process import SimulatedDownloads, SimulatedTransport
 from batchrunner.simulator.world import World

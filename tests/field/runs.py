@@ -13,7 +13,7 @@ import pytest
 
 from batchrunner import api
 from batchrunner.core.status import Report
-from batchrunner.engine.run_schedule import LoopClock
+from batchrunner.engine.work_queue import LoopClock
 from tests.field.server import HELLO, Answer, Asked, Cut, FieldServer, Reply, Script, once, serving
 from tests.support.json_lines import json_lines
 from tests.support.virtual_time import run_virtual

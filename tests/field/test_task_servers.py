@@ -9,7 +9,7 @@ import pytest
 from batchrunner import api
 from batchrunner.core.status import Report
 from batchrunner.engine.planning import same_server
-from batchrunner.engine.run_schedule import LoopClock
+from batchrunner.engine.work_queue import LoopClock
 from tests.field.runs import KEY_ENV, Field, job_with
 from tests.field.server import FieldServer, http, json_reply, serving
 from tests.field.tasks import DONE, RUNNING, Tasks, image_job

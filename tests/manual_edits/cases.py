@@ -13,7 +13,7 @@ import pytest
 from batchrunner import api
 from batchrunner.core.job import Job
 from batchrunner.core.status import Audit, Report, Status
-from batchrunner.engine.run_schedule import LoopClock
+from batchrunner.engine.work_queue import LoopClock
 from tests.support.virtual_time import run_virtual
 
 Hand = Callable[[Path], None]

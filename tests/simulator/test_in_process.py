@@ -10,7 +10,7 @@ import pytest
 from batchrunner.core.http import Completed, Ending, Interrupted, Request, ResponseHead
 from batchrunner.core.job import Json, Timeouts
 from batchrunner.core.outcome import Problem, ProblemKind
-from batchrunner.engine.run_schedule import LoopClock
+from batchrunner.engine.work_queue import LoopClock
 from batchrunner.simulator.answers import expected_text
 from batchrunner.simulator.drawing import draw
 from batchrunner.simulator.in_process import SimulatedDownloads, SimulatedTransport, simulated_network

@@ -12,7 +12,7 @@ from batchrunner import api
 from batchrunner.core.errors import ExitStatus
 from batchrunner.core.job import Job, Limits, Listing, Output, RetryPolicy, Source, Timeouts, Turn
 from batchrunner.core.status import Report
-from batchrunner.engine.run_schedule import LoopClock
+from batchrunner.engine.work_queue import LoopClock
 from batchrunner.simulator.in_process import SimulatedDownloads, SimulatedTransport
 from batchrunner.simulator.world import World
 from batchrunner.spec import load_job, starter_job

@@ -9,7 +9,7 @@ import pytest
 
 from batchrunner import api
 from batchrunner.core.status import Report
-from batchrunner.engine.run_schedule import LoopClock
+from batchrunner.engine.work_queue import LoopClock
 from tests.field.runs import KEY, KEY_ENV
 from tests.field.server import HELLO, Asked, Script, always, serving
 from tests.field.tasks import Tasks

@@ -13,8 +13,8 @@ from batchrunner import api, wiring
 from batchrunner.core.job import Job
 from batchrunner.core.status import Report
 from batchrunner.core.upstream import RunRows
-from batchrunner.engine.run_schedule import LoopClock
 from batchrunner.engine.shutdown import Shutdown
+from batchrunner.engine.work_queue import LoopClock
 from batchrunner.simulator.in_process import SimulatedDownloads, SimulatedTransport
 from batchrunner.simulator.profiles import FaultRates, Latency
 from batchrunner.simulator.requests import Stats
