@@ -14,7 +14,7 @@ from batchrunner.core.errors import ExitStatus, StoreBrokenError
 from batchrunner.core.outcome import Problem, ProblemKind
 from batchrunner.core.row import result_row
 from batchrunner.core.status import Report
-from batchrunner.engine import recorder
+from batchrunner.engine import recorder, send_records
 from batchrunner.engine.image_tasks import ImageTasks, PictureSaver
 from batchrunner.engine.recorder import Recorder
 from batchrunner.engine.task_poller import TaskPoller
@@ -81,7 +81,7 @@ def broken_row(patch: Patch, error: Exception) -> None:
             raise error
         return whole(item, *given, **named)
 
-    patch.setattr(recorder, "result_row", broken)
+    patch.setattr(send_records, "result_row", broken)
 
 
 def broken_keeper(patch: Patch, error: Exception) -> None:
