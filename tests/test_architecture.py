@@ -62,8 +62,8 @@ def test_a_short_module_has_a_reason_to_stand_alone() -> None:
 FILES_TOUCHED = {"chat item": 26, "chat item, streamed": 35, "image task": 45}
 """The most files that an item passes through from its slot to its row; `python -m tools.files_touched` lists them.
 
-It is 25, 32 and 44 where the disk is quick: `engine/lane_policy.py` is asked once for each sync of intents, which may be
-one for each item. A stream needs `providers/error_bodies.py` and `providers/sse.py` only where its bytes arrive in
+It is 25, 32 and 44 where the disk is quick: `engine/lane_policy.py` is asked once for each sync of intents, which may
+be one for each item. A stream needs `providers/error_bodies.py` and `providers/sse.py` only where its bytes arrive in
 certain pieces. The bounds are the sums of all of them.
 """
 
