@@ -6,10 +6,8 @@ is left. With processes, workers are started, started again when they died, ende
 
 import asyncio
 import os
-import shutil
 import signal
 import socket
-import tempfile
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -20,7 +18,8 @@ from typing import Final
 
 from batchrunner.coordination.address import PROCESSES_VARIABLE, Address
 from batchrunner.coordination.desk import Desk
-from batchrunner.coordination.server import CoordinatorServer
+from batchrunner.coordination.server import CoordinatorServer, own_socket
+from batchrunner.core.budget import Amounts, BudgetLine, budget_lines
 from batchrunner.core.coordination import EXPIRES_S, Coordinator
 from batchrunner.core.coordination_messages import Counts, Spent
 from batchrunner.core.errors import BatchrunnerError, ExitStatus
@@ -121,6 +120,7 @@ def _desk(job: Job, base: Path, shards: int, *, locks_tell: bool, expires_s: flo
         finished=known.finished,
         held=known.held,
         sent_today=sent,
+        counts=known.counts,
     )
     coordinator.lanes.spent.update(spent)
     return Desk(coordinator, claims)
@@ -154,22 +154,34 @@ def snapshot_of(coordinator: Coordinator, job: Job, base: Path) -> Status:
     def total(name: str) -> int:
         return sum(getattr(one, name) for one in told)
 
-    parks = [
-        LaneStatus(account=name.split(" ", 1)[0], model=name.split(" ", 1)[-1], state="parked", activity="parked")
-        for name in coordinator.lanes.parks
-    ]
-    summed = Counts(**{name: total(name) for name in ("done", "failed", "pending", "held")})
+    parks, lanes = coordinator.lanes.parks, list[LaneStatus]()
+    for name, (in_flight, concurrency) in coordinator.lanes.in_flight.items():
+        account, _, model = name.partition(" ")
+        at_work = LaneStatus(account=account, model=model, state="open", in_flight=in_flight, concurrency=concurrency)
+        park = parks.get(name)
+        lanes.append(
+            at_work if park is None else replace(at_work, state="parked", activity="parked", reason=park.reason)
+        )
+    done, failed, held = total("done"), total("failed"), total("held")
+    pending = max(total("pending"), coordinator.items - done - failed - held)
     return Status(
         job=job.name,
         state="running",
-        items=items(summed),
-        sends=SendCounts(total=total("sends"), refused=total("refused"), possible_duplicates=total("duplicates")),
+        items=items(Counts(done=done, failed=failed, pending=pending, held=held)),
+        sends=SendCounts(
+            total=total("sends"),
+            refused=total("refused"),
+            ambiguous=total("ambiguous"),
+            unknown=total("unknown"),
+            possible_duplicates=total("duplicates"),
+        ),
         usage=UsageCounts(
             input_tokens=total("input_tokens") or None,
             output_tokens=total("output_tokens") or None,
             images=total("images"),
         ),
-        lanes=tuple(parks),
+        lanes=tuple(lanes),
+        budget=_budget_lines(job, told),
         dir=str(base),
         simulated=job.simulated,
         shards=tuple(
@@ -182,6 +194,25 @@ def snapshot_of(coordinator: Coordinator, job: Job, base: Path) -> Status:
             for number, shard in coordinator.counts()
         ),
     )
+
+
+def _budget_lines(job: Job, told: list[Counts]) -> tuple[BudgetLine, ...]:
+    if job.budget is None:
+        return ()
+    spent = Amounts(
+        calls=sum(one.paid_calls for one in told),
+        tokens=sum(one.tokens for one in told),
+        points=sum(one.points for one in told),
+        money=sum(one.money for one in told),
+    )
+    return tuple(budget_lines(job.budget, spent, Amounts()))
+
+
+async def _shown(progress: Progress, coordinator: Coordinator, job: Job, base: Path) -> None:
+    """Progress, from when it is known how many items there are."""
+    while not coordinator.items and not coordinator.is_finished:  # noqa: ASYNC110 - it is pure: it wakes nobody
+        await asyncio.sleep(_LOOK_S)
+    await progress(lambda: snapshot_of(coordinator, job, base))
 
 
 async def serve(desk: Desk, address: Address, secret: str, shutdown: Shutdown, say: Callable[[str], None]) -> None:
@@ -228,9 +259,7 @@ async def coordinate(
     async with opened(job, shards=shards, locks_tell=False) as (desk, base):
         serving = asyncio.create_task(serve(desk, address, secret, shutdown, say))
         shutdown.watch_over(serving)
-        showing = (
-            asyncio.ensure_future(progress(lambda: snapshot_of(desk.coordinator, job, base))) if progress else None
-        )
+        showing = asyncio.create_task(_shown(progress, desk.coordinator, job, base)) if progress else None
         try:
             with listening(shutdown), suppress(asyncio.CancelledError):
                 await serving
@@ -292,13 +321,11 @@ async def run_processes(
         WrongDirectoryError, LockHeldError, LedgerDamagedError, StoreBrokenError: nothing was sent.
     """
     shutdown, places = Shutdown(), [_WorkerPlace(of=processes) for _ in range(processes)]
-    folder = await asyncio.to_thread(tempfile.mkdtemp, prefix="batchrunner-")
-    address = Address(path=str(Path(folder) / "coordinator"))
-    try:
+    with own_socket() as address:
         async with opened(job, shards=processes, locks_tell=True) as (desk, base):
             coordinator = desk.coordinator
             async with CoordinatorServer(desk, address, secret=""):
-                showing = asyncio.ensure_future(progress(lambda: snapshot_of(coordinator, job, base)))
+                showing = asyncio.create_task(_shown(progress, coordinator, job, base))
                 argv = (*command, "--coordinator", str(address))
                 working = [asyncio.create_task(_keep(place, argv, desk, shutdown, say)) for place in places]
                 handing_on = asyncio.create_task(_hand_on(shutdown, places, coordinator))
@@ -314,8 +341,6 @@ async def run_processes(
             _raise_for(places, coordinator, shutdown)
             report = await asyncio.to_thread(_report, coordinator, job, base, shutdown)
             return report, coordinator.is_finished
-    finally:
-        await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
 
 
 async def _hand_on(shutdown: Shutdown, places: list[_WorkerPlace], coordinator: Coordinator) -> None:

@@ -13,7 +13,6 @@ import ctypes
 import os
 import secrets
 import shlex
-import shutil
 import signal
 import socket
 import subprocess
@@ -30,6 +29,7 @@ from typing import TYPE_CHECKING, Any, Final, Unpack
 from batchrunner import api
 from batchrunner.coordinating import is_alone
 from batchrunner.coordination.address import SECRET_VARIABLE, Address
+from batchrunner.coordination.server import own_socket
 from batchrunner.core.errors import BatchrunnerError, ExitStatus, JobMistakesError, Mistake
 from batchrunner.core.job import Job
 from batchrunner.core.status import Report
@@ -230,11 +230,8 @@ def _listening_at(ray: Any, address: str | None) -> Iterator[tuple[Address, dict
             port = int(tried.getsockname()[1])
         yield Address(host=host, port=port), {SECRET_VARIABLE: secrets.token_hex(32)}
         return
-    folder = tempfile.mkdtemp(prefix="batchrunner-")
-    try:
-        yield Address(path=str(Path(folder) / "coordinator")), {}
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with own_socket() as here:
+        yield here, {}
 
 
 @dataclass(kw_only=True)

@@ -55,6 +55,8 @@ class HeldClaim:
     lost: str = ""
     """Why it is another's."""
     runner: "Runner | None" = field(default=None, repr=False)
+    _planned: asyncio.Event = field(default_factory=asyncio.Event, repr=False)
+    """The items are known: that is told with a beat of its own."""
 
     def may_send(self) -> bool:
         """Asked between each intent and its request: a process that was stopped there may have lost its claim."""
@@ -75,6 +77,7 @@ class HeldClaim:
     def begins(self, runner: "Runner") -> None:
         """The run that works on the shard."""
         self.runner = runner
+        self._planned.set()
         if self.lost:
             self.lose("")
 
@@ -97,7 +100,10 @@ class HeldClaim:
             self.until = asked + self.expires_s
             if beaten.stop is not None and self.runner is not None:
                 self.runner.shutdown.pause("the coordinator ends the work")
-            await asyncio.sleep(self.beat_s)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self.beat_s):
+                    await self._planned.wait()
+            self._planned.clear()
 
     def counts(self) -> Counts:
         """Where the shard stands."""
@@ -108,6 +114,7 @@ def _counts(status: Status, runner: "Runner") -> Counts:
     items, sends, usage, spent = status.items, status.sends, status.usage, runner.budget_guard.spent
     given = usage.input_tokens or 0, usage.output_tokens or 0
     return Counts(
+        of_job=runner.totals.of_job,
         done=items.done,
         failed=items.failed,
         pending=items.pending + items.accepted,
@@ -116,6 +123,8 @@ def _counts(status: Status, runner: "Runner") -> Counts:
         paid_calls=round(spent.calls),
         sends=sends.total,
         refused=sends.refused,
+        ambiguous=sends.ambiguous,
+        unknown=sends.unknown,
         duplicates=sends.possible_duplicates,
         tokens=round(spent.tokens),
         input_tokens=given[0],

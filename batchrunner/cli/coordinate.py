@@ -1,17 +1,20 @@
 """`batchrunner coordinate JOB --listen ADDRESS`, and `run JOB --processes N`, which has a coordinator of its own."""
 
+import shlex
 import sys
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
 import batchrunner
-from batchrunner.cli.options import AsJson, JobFile, Out, Overrides, Simulate
+from batchrunner.cli.followers import Events, MetricsAt, MetricsFile, followers_of
+from batchrunner.cli.options import AsJson, JobFile, Out, Overrides, Simulate, run_command
 from batchrunner.cli.output import emit, print_stamped
 from batchrunner.cli.progress import MODES, Mode, Progress, display
-from batchrunner.cli.run_jobs import JobRun, RunFlags, run_one
+from batchrunner.cli.run_jobs import JobRun, RunFlags, run_one, with_end_event
 from batchrunner.core.errors import ExitStatus, JobMistakesError, Mistake
 from batchrunner.core.status import Report
 from batchrunner.report.summary import summary
@@ -31,6 +34,7 @@ Shards = Annotated[
         "--shards", min=1, max=100_000, metavar="N", help="How many shards; at least one for each worker, better four."
     ),
 ]
+_OVER: Final = frozenset({ExitStatus.DONE, ExitStatus.FAILED})
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only the final summary; as --progress none.")]
 HowShown = Annotated[
     Mode,
@@ -50,6 +54,9 @@ def coordinate(
     simulate: Simulate = False,
     quiet: Quiet = False,
     progress: HowShown = "auto",
+    events: Events = None,
+    metrics: MetricsAt = None,
+    metrics_file: MetricsFile = None,
     as_json: AsJson = False,
 ) -> ExitStatus:
     r"""Share a job among workers: who works on what, and one limit for all.
@@ -68,9 +75,20 @@ def coordinate(
     address = address_of(listen, option="--listen")
     secret = secret_for(address, option="--listen")
     loaded = batchrunner.load_job(job, overrides=tuple(overrides or ()), simulate=simulate, out=out)
-    shown = Progress(display("none" if quiet else progress))
-    serving = serve(loaded, address, secret=secret, shards=shards, say=print_stamped, progress=shown.follow)
-    report: Report = on_a_fast_loop(serving)
+    named = run_command(job, overrides=tuple(overrides or ()), simulate=simulate, out=out, word="coordinate")
+    command = f"{named} {shlex.join(['--listen', listen, '--shards', str(shards)])}"
+    with ExitStack() as stack:
+        opened = followers_of(
+            stack, events, as_json=as_json, log_json=False, metrics=metrics, metrics_file=metrics_file
+        )
+        followers = tuple(opened)
+        shown = Progress(display("none" if quiet else progress), followers)
+        serving = serve(loaded, address, secret=secret, shards=shards, say=print_stamped, progress=shown.follow)
+        with with_end_event(loaded.name, followers) as ending:
+            report: Report = on_a_fast_loop(serving)
+            if report.exit_status not in _OVER:
+                report = _with_command(report, command)
+            ending.report = report
     print_stamped(summary(report.status))
     if as_json:
         emit(report.status)
@@ -122,14 +140,14 @@ def run_in_processes(job_run: JobRun, asked: RunFlags, worker: list[str], *, pro
     command = (sys.executable, *_flags(), "-m", "batchrunner", *worker)
     shown = Progress(display(asked.progress), asked.followers)
     running = run_processes(job, command, processes=processes, say=print_stamped, progress=shown.follow)
-    report, is_finished = on_a_fast_loop(running)
-    if is_finished:
+    with with_end_event(job.name, asked.followers) as ending:
+        report, is_finished = on_a_fast_loop(running)
+        if not is_finished:
+            ending.report = _with_command(report, f"{job_run.command} --processes {processes}")
+            return ending.report
         batchrunner.merge(job.output.dir)
-        return run_one(job_run, asked)
-    report = _with_command(report, f"{job_run.command} --processes {processes}")
-    for follower in asked.followers:
-        follower.ended(job.name, report.exit_status, status=report.status)
-    return report
+        ending.is_told_later = True
+    return run_one(job_run, asked)
 
 
 def _with_command(report: Report, command: str) -> Report:

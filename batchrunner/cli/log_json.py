@@ -49,6 +49,12 @@ class JsonLog:
     async def follow(self, snapshot: Callable[[], Status]) -> None:
         """Write what is new in the ledger until cancelled."""
         status = snapshot()
+        if status.shards:
+            told = f"the records of {len(status.shards)} shards are in their own ledgers below {status.dir}"
+            _write("message", "info", {"job": status.job, "text": told})
+            return
+        for record in self._rest(status.job):
+            _write_record(record, status.job)
         tail = self._ledgers[status.job] = _Tail(Path(status.dir or "") / LEDGER)
         while True:
             records = await asyncio.to_thread(tail.read)
@@ -61,10 +67,8 @@ class JsonLog:
         self, job: str, exit_status: ExitStatus, *, status: Status | None = None, error: str | None = None
     ) -> None:
         """Write the rest of the ledger, and the job's end. Blocks: by now nothing else is to be done."""
-        tail = self._ledgers.pop(job, None)
-        while tail is not None and (records := tail.read()):
-            for record in records:
-                _write_record(record, job)
+        for record in self._rest(job):
+            _write_record(record, job)
         fields: dict[str, object] = {"job": job, "exit_status": int(exit_status)}
         if status is not None:
             fields |= {"state": status.state, "items": status.items, "sends": status.sends, "usage": status.usage}
@@ -72,6 +76,12 @@ class JsonLog:
             fields["error"] = error
         good = exit_status in {ExitStatus.DONE, ExitStatus.PAUSED}
         _write("ended", "info" if good else "error", fields)
+
+    def _rest(self, job: str) -> Iterator[dict[str, object]]:
+        """What nobody has written yet of the ledger that was followed; a worker follows one after the other. Blocks."""
+        tail = self._ledgers.pop(job, None)
+        while tail is not None and (records := tail.read()):
+            yield from records
 
 
 class _Tail:

@@ -8,6 +8,7 @@ import importlib
 import inspect
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Annotated, Final
 
 import typer
@@ -58,6 +59,7 @@ COMMANDS: Final = {
 }
 """The module of each command, loaded when it is called. In the order of `--help`, in which a newcomer meets them."""
 
+_JOB_SUFFIXES: Final = frozenset({".yaml", ".yml", ".json"})
 _ABOUT = """Send the prompts of a YAML job file to a chat or image model; save every answer
 and picture, and pay for each only once.
 
@@ -105,10 +107,11 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _with_values(arguments: Sequence[str]) -> Iterator[str]:
-    """`--ray` takes a value or none, which typer does not know: none means this machine."""
+    """`--ray` takes a value or none, which typer does not know: none means this machine. A job file is no value."""
     for place, argument in enumerate(arguments):
         follows = arguments[place + 1] if place + 1 < len(arguments) else "-"
-        yield "--ray=local" if argument == "--ray" and follows.startswith("-") else argument
+        is_alone = follows.startswith("-") or Path(follows).suffix in _JOB_SUFFIXES or Path(follows).is_file()
+        yield "--ray=local" if argument == "--ray" and is_alone else argument
 
 
 def build(only: str | None = None) -> typer.Typer:

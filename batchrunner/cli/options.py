@@ -182,12 +182,13 @@ def run_command(
     shard: str | None = None,
     part: Sequence[str] = (),
     anywhere: bool = False,
+    word: str = "run",
 ) -> str:
     """The `run` command that continues a job: without `--limit` and without one-time options such as `--retry-failed`.
 
     `part`: the options that choose a part of it; without them, the command would send the rest as well.
 
-    `anywhere`: with absolute paths, so that it works from any other folder, too.
+    `anywhere`: with absolute paths, so that it works from any other folder, too. `word`: the command.
     """
     if anywhere:
         job_file = _absolute(job_file)
@@ -198,7 +199,7 @@ def run_command(
     options += ["--shard", shard] if shard is not None else []
     options += part
     file = f"./{job_file}" if job_file.startswith("-") else job_file
-    return f"{program(anywhere=anywhere)} {shlex.join(['run', file, *options])}"
+    return f"{program(anywhere=anywhere)} {shlex.join([word, file, *options])}"
 
 
 def worker_words(job_file: str, *, overrides: Sequence[str], simulate: bool, out: str | None) -> list[str]:

@@ -6,7 +6,6 @@ An error in any job stops all of them before anything is sent. Several jobs run 
 
 import os
 import sys
-from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +13,7 @@ import typer
 
 import batchrunner
 from batchrunner.cli.coordinate import HowShown, Processes, Quiet, refuse_beside_processes, run_in_processes
+from batchrunner.cli.followers import Events, LogJson, MetricsAt, MetricsFile, followers_of
 from batchrunner.cli.options import (
     AsJson,
     JobFiles,
@@ -53,7 +53,6 @@ from batchrunner.core.errors import ExitStatus, JobMistakesError, Mistake
 from batchrunner.report.summary import summary
 
 if TYPE_CHECKING:
-    from batchrunner.cli.progress import Follower
     from batchrunner.transport.telemetry import Telemetry
 
 RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Retry items that failed permanently.")]
@@ -85,25 +84,6 @@ CoordinatorAt = Annotated[
 NoJudge = Annotated[bool, typer.Option("--no-judge", help="Leave out the judges of the job's checks.")]
 Parallel = Annotated[
     bool, typer.Option("--parallel", help="Run several jobs at the same time instead of one after the other.")
-]
-Events = Annotated[
-    str | None,
-    typer.Option("--events", metavar="FILE", help="Append events as JSON lines to this file; - is stdout."),
-]
-
-LogJson = Annotated[
-    bool,
-    typer.Option(
-        "--log-json", help="Write one JSON object a line to stderr instead of text: the ledger's records and messages."
-    ),
-]
-MetricsAt = Annotated[
-    str | None,
-    typer.Option("--metrics", metavar="HOST:PORT", help="Serve figures of the run for Prometheus, at /metrics."),
-]
-MetricsFile = Annotated[
-    str | None,
-    typer.Option("--metrics-file", metavar="FILE", help="Write them to this file, for node_exporter; ends with .prom."),
 ]
 Otel = Annotated[
     bool, typer.Option("--otel", help="Export a span for each request and metrics by OpenTelemetry's OTEL_… variables.")
@@ -180,7 +160,7 @@ def run(
     part = part_options(typed)
     with ExitStack() as stack:
         followers = tuple(
-            _followers(stack, events, as_json=as_json, log_json=log_json, metrics=metrics, metrics_file=metrics_file)
+            followers_of(stack, events, as_json=as_json, log_json=log_json, metrics=metrics, metrics_file=metrics_file)
         )
         asked = RunFlags(
             limit=limit,
@@ -203,6 +183,7 @@ def run(
                 limit=limit is not None,
                 part=part.chooses,
                 one_time=retry_failed or resend_held or resend_lost or adopt_rows or reformat,
+                metrics=metrics is not None or metrics_file is not None,
             )
         if part.chooses and len(jobs) > 1:
             problem = "the options that choose a part of a job are for one job"
@@ -236,6 +217,7 @@ def run(
             report = run_one(job_runs[0], asked)
         else:
             worker = worker_words(jobs[0], overrides=tuple(overrides or ()), simulate=simulate, out=out)
+            worker += ["--otel"] if otel else []
             report = run_in_processes(job_runs[0], asked, worker, processes=processes)
         if not log_json:
             print_stamped(summary(report.status))
@@ -255,33 +237,6 @@ def _has_terminal(events: str | None, progress: Mode) -> bool:
     return events == "-" and progress == "auto" and sys.stdout.isatty()
 
 
-def _followers(
-    stack: ExitStack,
-    events: str | None,
-    *,
-    as_json: bool,
-    log_json: bool,
-    metrics: str | None,
-    metrics_file: str | None,
-) -> "Iterator[Follower]":
-    """What follows the jobs, opened; the stack closes them. Loaded when they are asked for."""
-    if log_json:
-        from batchrunner.cli.log_json import JsonLog  # noqa: PLC0415 - as above
-
-        yield JsonLog()
-    if events is not None:
-        from batchrunner.cli.event_file import STDOUT, EventFile  # noqa: PLC0415 - as above
-
-        if events == STDOUT and as_json:
-            problem = "stdout cannot have both the events and the object of --json"
-            raise JobMistakesError((Mistake(key="--events", problem=problem, hint="give the events a file"),))
-        yield stack.enter_context(EventFile.opened(events))
-    if metrics is not None or metrics_file is not None:
-        from batchrunner.cli.metrics import Metrics  # noqa: PLC0415 - as above
-
-        yield stack.enter_context(Metrics(address=metrics, file=metrics_file))
-
-
 def _spread_by(ray: str | None, workers: int | None, processes: int | None) -> str | None:
     """The option that spreads the job over processes, if there is one. Raises JobMistakesError."""
     if ray is None and workers is not None:
@@ -294,8 +249,14 @@ def _spread_by(ray: str | None, workers: int | None, processes: int | None) -> s
     return "--processes" if processes is not None else None
 
 
-def _refuse_beside_coordinator(*, jobs: bool, shard: bool, limit: bool, part: bool, one_time: bool) -> None:
-    """A worker of a coordinator takes whole shards of one job as they come."""
+def _refuse_beside_coordinator(
+    *, jobs: bool, shard: bool, limit: bool, part: bool, one_time: bool, metrics: bool
+) -> None:
+    """A worker of a coordinator takes whole shards of one job as they come. Raises JobMistakesError."""
+    if metrics:
+        problem = "figures are of the whole job, which a worker does not know"
+        hint = "give --metrics or --metrics-file to `batchrunner coordinate`, which has them of all workers"
+        raise JobMistakesError((Mistake(key="--coordinator", problem=problem, hint=hint),))
     beside = {
         "several jobs": jobs,
         "--shard": shard,

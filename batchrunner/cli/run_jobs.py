@@ -5,8 +5,8 @@ Starts nothing if one of several jobs has an error, or if two of them would writ
 
 import asyncio
 import os.path
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypedDict
 
@@ -259,19 +259,25 @@ class _Ending:
     """Set by who has run the job."""
 
     report: Report = field(init=False)
+    is_told_later: bool = False
+    """By whoever goes on with the job."""
+
+
+def _end_event(job_run: JobRun, asked: RunFlags) -> "AbstractContextManager[_Ending]":
+    return with_end_event(job_run.job.name, asked.followers)
 
 
 @contextmanager
-def _end_event(job_run: JobRun, asked: RunFlags) -> Iterator[_Ending]:
-    """The event of a job's end, however it ends."""
-    ending, name = _Ending(), job_run.job.name
+def with_end_event(name: str, followers: Sequence[Follower]) -> Iterator[_Ending]:
+    """Tell followers of a job's end, however it ends."""
+    ending = _Ending()
     try:
         yield ending
     except BatchrunnerError as error:
-        for follower in asked.followers:
+        for follower in followers:
             follower.ended(name, error.exit_status, error=str(error))
         raise
-    for follower in asked.followers:
+    for follower in () if ending.is_told_later else followers:
         follower.ended(name, ending.report.exit_status, status=ending.report.status)
 
 

@@ -14,7 +14,7 @@ from batchrunner.core.errors import BatchrunnerError, JobMistakesError, Mistake
 PROCESSES_VARIABLE: Final = "BATCHRUNNER_PROCESSES"
 """In the environment of a worker of `run --processes N`: N, for the command that goes on when its parent has died."""
 SECRET_VARIABLE: Final = "BATCHRUNNER_COORDINATOR_SECRET"  # noqa: S105 - a name
-_UNIX_BYTES: Final = 100
+UNIX_BYTES: Final = 100
 """Longer paths of sockets are refused by some systems."""
 _TCP: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s:/\[\]]+):([0-9]{1,5})", re.ASCII)
 
@@ -43,8 +43,8 @@ def address_of(text: str, *, option: str) -> Address:
     """What `unix:PATH`, a path with a slash, or HOST:PORT names. Raises JobMistakesError."""
     path = text.removeprefix("unix:")
     if path != text or ("/" in text and "://" not in text):
-        if not path or len(os.fsencode(path)) > _UNIX_BYTES:
-            problem = f"`{text[:120]}` is no path for a socket: it is empty, or longer than {_UNIX_BYTES} bytes"
+        if not path or len(os.fsencode(path)) > UNIX_BYTES:
+            problem = f"`{text[:120]}` is no path for a socket: it is empty, or longer than {UNIX_BYTES} bytes"
             raise JobMistakesError((Mistake(key=option, problem=problem, hint="use a short path below /tmp"),))
         return Address(path=path)
     found = _TCP.fullmatch(text)

@@ -38,7 +38,7 @@ class Desk:
                 return self._given(request)
             reply = self.coordinator.answer(request, now=self._monotonic(), wall=self._wall())
             if isinstance(request, End) and getattr(reply, "ok", False):
-                self._claims.ended(request.shard, request.epoch, request.outcome)
+                self._claims.ended(request.shard, request.epoch, request.outcome, counts=request.counts)
         except BatchrunnerError as error:
             return Declined(error=str(error))
         return reply

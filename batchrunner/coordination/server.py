@@ -4,19 +4,29 @@ import asyncio
 import hmac
 import os
 import secrets
+import shutil
 import socket
 import stat
-from contextlib import suppress
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, Self
 
 import msgspec
 
-from batchrunner.coordination.address import Address, proof_of
+from batchrunner.coordination.address import UNIX_BYTES, Address, proof_of
 from batchrunner.coordination.desk import Desk
 from batchrunner.core.coordination_messages import LINE_BYTES, Declined, Hello, Nonce, Reply, Request
 from batchrunner.core.errors import StoreBrokenError
 
+_PREFIX: Final = "batchrunner-"
+_SOCKET: Final = "coordinator"
+_NAME_BYTES: Final = 40
+"""Of the folder and the socket, at most."""
+_STARTS_S: Final = 60.0
+"""A folder that is younger may be of a process that does not listen yet."""
 _HELLO_S: Final = 10.0
 """Whoever has not said hello by then is turned away."""
 
@@ -118,6 +128,40 @@ class CoordinatorServer:
     @staticmethod
     def _write_reply(writer: asyncio.StreamWriter, reply: Reply | Nonce) -> None:
         writer.write(msgspec.json.encode(reply) + b"\n")
+
+
+@contextmanager
+def own_socket() -> Iterator[Address]:
+    """An address for a coordinator and workers of this machine; what killed processes have left of theirs is removed.
+
+    In the folder for temporary files, or in `/tmp` where the path would be too long for a socket. Blocks.
+
+    Raises:
+        StoreBrokenError: no folder can be made there.
+    """
+    parent = tempfile.gettempdir()
+    if len(os.fsencode(parent)) > UNIX_BYTES - _NAME_BYTES:
+        parent = "/tmp"  # noqa: S108 - the folder below has a random name and is private
+    _remove_abandoned(Path(parent))
+    try:
+        folder = tempfile.mkdtemp(prefix=_PREFIX, dir=parent)
+    except OSError as error:
+        raise StoreBrokenError(f"{parent}: no folder can be made for a socket: {error.strerror or error}") from error
+    try:
+        yield Address(path=str(Path(folder) / _SOCKET))
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove_abandoned(parent: Path) -> None:
+    """Folders of this user whose socket nobody listens on: their process was killed."""
+    for folder in parent.glob(f"{_PREFIX}*"):
+        with suppress(OSError):
+            look, names = folder.lstat(), [path.name for path in folder.iterdir()]
+            if look.st_uid != os.getuid() or names != [_SOCKET] or time.time() - look.st_mtime < _STARTS_S:
+                continue
+            _remove_stale(str(folder / _SOCKET))
+            folder.rmdir()
 
 
 def _remove_stale(path: str) -> None:

@@ -79,6 +79,7 @@ class Coordinator:
         finished: Collection[int] = (),
         held: Collection[int] = (),
         sent_today: Mapping[str, int] | None = None,
+        counts: Mapping[int, Counts] | None = None,
     ) -> None:
         """What the disk knows of shards, by number.
 
@@ -93,9 +94,12 @@ class Coordinator:
             finished: those with nothing left to do.
             held: those that somebody may still work on.
             sent_today: requests of today by lane, for `limits.requests_per_day`.
+            counts: where those stand that were put down.
         """
         self.digest, self.expires_s = digest, expires_s
         self.shards = [ShardState(epoch=(epochs or {}).get(number, 0)) for number in range(shards)]
+        for number, known in (counts or {}).items():
+            self.shards[number].counts = known
         for number in goes_on:
             self.shards[number].goes_on = True
         for number in finished:
@@ -270,6 +274,11 @@ class Coordinator:
         return self.shards[number] if 0 <= number < len(self.shards) else None
 
     # -- what people see
+
+    @property
+    def items(self) -> int:
+        """Of the whole job; 0 before a worker has planned them."""
+        return max(shard.counts.of_job for shard in self.shards)
 
     def counts(self) -> Iterator[tuple[int, ShardState]]:
         """Each shard by number."""

@@ -202,6 +202,14 @@ class CoordinatedLanes:
         """The lanes that are parked."""
         return {name: lane.park for name, lane in self._lanes.items() if lane.park is not None}
 
+    @property
+    def in_flight(self) -> Mapping[str, tuple[int, int]]:
+        """By lane: requests under way, as workers said last, and how many may be at once."""
+        return {
+            name: (sum(one.in_flight for one in lane.senders.values()), lane.limiter.limit)
+            for name, lane in self._lanes.items()
+        }
+
     def lease(self, told: Lease, *, now: float, wall: float, shard: int | None, stop: Stop | None) -> Granted:
         """What a worker may send; `shard` is the one that it holds, None grants nothing."""
         lane = self._lane(told.lane, wall=wall)

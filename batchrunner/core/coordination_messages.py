@@ -20,6 +20,8 @@ Outcome: TypeAlias = Literal["finished", "paused", "failed", "lost"]
 class Counts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Where a shard stands, over all of its epochs."""
 
+    of_job: int = 0
+    """Items of the whole job, once they are planned."""
     done: int = 0
     failed: int = 0
     pending: int = 0
@@ -31,6 +33,10 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Sends that were not turned away."""
     sends: int = 0
     refused: int = 0
+    ambiguous: int = 0
+    """Sends without a clear reply."""
+    unknown: int = 0
+    """Sends that were in flight when a process ended."""
     duplicates: int = 0
     """Sends that may have been billed without a usable answer."""
     tokens: int = 0

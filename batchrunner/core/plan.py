@@ -156,6 +156,8 @@ class PlanningPass:
     resumable: tuple[Item, ...]
     """Items whose tasks are accepted and not finished."""
     skipped_rows: int = 0
+    of_job: int = 0
+    """Items of the whole job, of which a shard has a part."""
     skipped: tuple[Mistake, ...] = ()
     """What is wrong with the first 20 bad rows that were left out."""
     ahead: dict[str, ToSend] = field(default_factory=dict)
@@ -324,7 +326,7 @@ class PlanningCounter:
         """Whether the run is not asked for this item."""
         return (self.limit is not None and item.index > self.limit) or (self.part is not None and key not in self.part)
 
-    def result(self, *, skipped_rows: int) -> PlanningPass:
+    def result(self, *, skipped_rows: int, of_job: int = 0) -> PlanningPass:
         """The result, once every item was taken."""
         vanished = dict.fromkeys(ItemState, 0)
         held = kept = 0
@@ -346,6 +348,7 @@ class PlanningCounter:
             lost=frozenset(self._lost),
             resumable=tuple(self._resumable),
             skipped_rows=skipped_rows,
+            of_job=of_job,
             ahead=self._ahead,
             unasked=self._unasked,
             reused=self._reused,
@@ -388,6 +391,8 @@ class Totals:
     synced_intents: bool
     lost: int = 0
     """Done items whose row or picture was missing when the run began: for `status` during the run."""
+    of_job: int = 0
+    """Items of the whole job, of which a shard has a part; 0 where an earlier version has not counted them."""
     windows: dict[str, int] = field(default_factory=dict)
     """`ACCOUNT MODEL` -> how many at once last worked: where `concurrency: auto` begins the next run."""
     digest: str = ""

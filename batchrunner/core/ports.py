@@ -93,6 +93,10 @@ class Items(Protocol):
     def skipped_rows(self) -> int:
         """Bad rows that the last whole pass left out."""
 
+    @property
+    def of_job(self) -> int:
+        """Items of the whole job that the last whole pass went through: a shard has a part of them."""
+
 
 class Dialect(Protocol):
     """A wire protocol, pure."""

@@ -38,7 +38,7 @@ async def run_planning_pass(
     async with aclosing(items.batches()) as batches:
         async for batch in batches:
             counter.take(batch)
-    return counter.result(skipped_rows=items.skipped_rows)
+    return counter.result(skipped_rows=items.skipped_rows, of_job=items.of_job)
 
 
 def reuse_planning_pass(state: LedgerState, totals: Totals, *, digest: str) -> PlanningPass | None:
@@ -66,6 +66,7 @@ def reuse_planning_pass(state: LedgerState, totals: Totals, *, digest: str) -> P
         prompt_chars=0,
         lost=frozenset(),
         resumable=(),
+        of_job=totals.of_job,
     )
 
 
@@ -121,6 +122,7 @@ def totals_of(
         concurrency=lane_concurrency(job) * len(job.models) * max(1, accounts),
         synced_intents=job.durability == "full",
         lost=sum(1 + found.shared.get(key, 0) for key in found.lost),
+        of_job=found.of_job,
         windows=windows or {},
         digest=digest,
     )

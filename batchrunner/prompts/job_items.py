@@ -302,6 +302,7 @@ class JobItems:
         self._kept: KeptItems | None = None
         self._compiled: tuple[JobTemplates, tuple[Mistake, ...]] | None = None
         self._last: Findings | None = None
+        self._of_job = 0
         self.counted = 0
         """Items that the last search for mistakes has seen."""
         self.progress: Callable[[int], None] | None = None
@@ -314,6 +315,11 @@ class JobItems:
     def skipped_rows(self) -> int:
         """Bad rows that the last whole pass left out; 0 before the first."""
         return self._last.skipped_rows if self._last else 0
+
+    @property
+    def of_job(self) -> int:
+        """Items of the whole job, before a shard's were chosen, in the last whole pass; 0 before the first."""
+        return self._of_job
 
     @property
     def skipped(self) -> tuple[Mistake, ...]:
@@ -364,9 +370,10 @@ class JobItems:
         kept = None
         if models is None and self.keeps and self._kept is None:
             kept = self._kept = KeptItems(await asyncio.to_thread(stamp_of, self._job))
-        shard = self._job.shard
+        shard, of_job = self._job.shard, 0
         async with aclosing(self._pass(findings).batches(models)) as batches:
             async for whole in batches:
+                of_job += len(whole)
                 batch = whole if shard is None else shard.own(whole)
                 if not batch:
                     continue
@@ -374,6 +381,7 @@ class JobItems:
                     kept.add(batch)
                 yield batch
         self._last = findings
+        self._of_job = of_job if models is None else self._of_job
         if kept is not None:
             kept.end(await asyncio.to_thread(stamp_of, self._job))
 

@@ -13,6 +13,7 @@ from typing import Final, Literal
 
 import msgspec
 
+from batchrunner.core.coordination_messages import Counts
 from batchrunner.core.part import Shard
 from batchrunner.stores.files import DISK, SHARED_FILE, broken, write_whole
 from batchrunner.stores.lock import dead_holder_of, holder_of
@@ -34,6 +35,8 @@ class ClaimFile(msgspec.Struct, frozen=True, kw_only=True):
     """UTC, RFC 3339."""
     ended: Literal["", "finished", "paused", "failed", "lost"] = ""
     """Empty while somebody has it."""
+    counts: Counts | None = None
+    """Where the shard stood then."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -46,6 +49,8 @@ class KnownClaims:
     finished: set[int] = field(default_factory=set)
     held: set[int] = field(default_factory=set)
     """Somebody may still work on them."""
+    counts: dict[int, Counts] = field(default_factory=dict)
+    """Where those stood that were put down."""
 
 
 class ClaimFiles:
@@ -75,6 +80,8 @@ class ClaimFiles:
             known.epochs[number] = newest
             claim = self._read(shard, newest)
             ended = claim.ended if claim is not None else ""
+            if claim is not None and claim.counts is not None and claim.job == self._job:
+                known.counts[number] = claim.counts
             if keep_finished and claim is not None and ended == "finished" and claim.job == self._job:
                 known.finished.add(number)
             elif newest_folder and holder_of(folders[0]) is not None:
@@ -99,14 +106,21 @@ class ClaimFiles:
         except OSError as error:
             raise broken(path, error, sending=False) from error
 
-    def ended(self, number: int, epoch: int, outcome: Literal["finished", "paused", "failed", "lost"]) -> None:
+    def ended(
+        self,
+        number: int,
+        epoch: int,
+        outcome: Literal["finished", "paused", "failed", "lost"],
+        *,
+        counts: Counts | None = None,
+    ) -> None:
         """Note how it ended."""
         shard = Shard(number=number, of=self._of)
         claim = self._read(shard, epoch)
         if claim is None:
             return
         path = self._path(shard, epoch)
-        text = msgspec.json.encode(msgspec.structs.replace(claim, ended=outcome)) + b"\n"
+        text = msgspec.json.encode(msgspec.structs.replace(claim, ended=outcome, counts=counts)) + b"\n"
         try:
             write_whole(DISK, path, text, SHARED_FILE)
         except OSError as error:

@@ -281,6 +281,11 @@ class KeylessItems:
         return f"<KeylessItems of {self._items!r}>"
 
     @property
+    def of_job(self) -> int:
+        """As the port says."""
+        return self._items.of_job
+
+    @property
     def skipped_rows(self) -> int:
         """As the port says."""
         return self._items.skipped_rows

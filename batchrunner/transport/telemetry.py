@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import time
+import uuid
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final, Self, TypeVar
 from urllib.parse import urlsplit
@@ -97,6 +98,8 @@ class Telemetry:
             raise JobMistakesError((Mistake(key="--otel", problem="needs OpenTelemetry's SDK", hint=hint),)) from None
         try:
             named = {} if os.environ.get("OTEL_SERVICE_NAME") else {"service.name": "batchrunner"}
+            if "service.instance.id=" not in os.environ.get("OTEL_RESOURCE_ATTRIBUTES", ""):
+                named["service.instance.id"] = uuid.uuid4().hex  # processes that share a job have metrics of one name
             resource = Resource.create(named)
             tracers = TracerProvider(resource=resource)
             tracers.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))

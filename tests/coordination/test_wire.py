@@ -4,7 +4,9 @@ import asyncio
 import functools
 import json
 import os
-from collections.abc import AsyncIterator, Callable, Coroutine
+import socket
+import tempfile
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -19,7 +21,7 @@ from batchrunner.coordination.address import (
 )
 from batchrunner.coordination.client import CoordinatorClient
 from batchrunner.coordination.desk import Desk
-from batchrunner.coordination.server import CoordinatorServer
+from batchrunner.coordination.server import CoordinatorServer, own_socket
 from batchrunner.core.coordination import Coordinator
 from batchrunner.core.coordination_messages import Claim, Claimed, Counts, Lease
 from batchrunner.core.errors import JobMistakesError, StoreBrokenError
@@ -53,6 +55,46 @@ def desk(tmp_path: Path, *, shards: int = 2, locks_tell: bool = False) -> Desk:
         held=known.held,
     )
     return Desk(one, files, monotonic=lambda: 1.0, wall=lambda: 1e9)
+
+
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder for temporary files with a path that is short enough for a socket."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        monkeypatch.setattr(tempfile, "tempdir", folder)
+        yield Path(folder)
+
+
+def test_sockets_that_killed_processes_left_are_removed_and_no_other(short: Path) -> None:
+    dead, young, living, other = (short / f"batchrunner-{name}" for name in ("dead", "young", "living", "other"))
+    sockets = [socket.socket(socket.AF_UNIX) for _ in range(3)]
+    for folder, one in zip((dead, young, living), sockets, strict=True):
+        folder.mkdir()
+        one.bind(str(folder / "coordinator"))
+    other.mkdir()
+    (other / "notes.txt").write_text("mine")
+    sockets[2].listen()
+    for one in sockets[:2]:
+        one.close()
+    for folder in (dead, living, other):
+        os.utime(folder, (1e9, 1e9))
+    with own_socket() as address:
+        assert sorted(short.iterdir()) == sorted([young, living, other, Path(str(address.path)).parent])
+    assert sorted(short.iterdir()) == sorted([young, living, other])
+    sockets[2].close()
+
+
+def test_a_socket_s_path_is_short_where_the_folder_for_temporary_files_is_not(
+    short: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = short / ("x" * 100)
+    long.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(long))
+    with own_socket() as address, socket.socket(socket.AF_UNIX) as one:
+        one.bind(str(address.path))
+    monkeypatch.setattr(tempfile, "tempdir", str(short / "not-there"))
+    with pytest.raises(StoreBrokenError, match="no folder can be made for a socket"), own_socket():
+        pass
 
 
 @asynccontextmanager

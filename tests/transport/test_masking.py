@@ -209,6 +209,7 @@ class Listed:
     """Items of a job."""
 
     skipped_rows = 3
+    of_job = 0
 
     def __init__(self, *prompts: str) -> None:
         self.prompts = prompts
@@ -264,6 +265,7 @@ def test_a_key_is_found_wherever_and_however_it_stands_in_an_item(place: str, fo
 
     class Batch:
         skipped_rows = 0
+        of_job = 0
 
         async def batches(self, models: frozenset[str] | None = None) -> AsyncGenerator[Sequence[Item]]:
             yield [made(index) for index in range(1, 7)] + [spoilt, made(8)]
