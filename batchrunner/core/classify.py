@@ -22,8 +22,13 @@ K = ProblemKind
 _FILTERED: Final = late_pattern(
     r"nsfw|content[ _]?(policy|filter|moderat|safety|violat|security)|net check failed|inappropriate|moderat|safety"
     r"|(?<!case.)sensitive|policy violation|violat\w* (of )?(our|the|usage|content)|prohibited|explicit content|harmful"
-    r"|data_?inspection|risk control|illegal content|unsafe|blocked by|porn|nudity|copyright"
-    r"|违规|敏感|审核|不合规|风控|涉黄|安全检查",
+    r"|data_?inspection|risk control|illegal content|unsafe|blocked by|porn|nudity|copyright|risk not pass"
+    r"|(prompt|input|output|content|image)s?[ _-]?(was |is |been |has been )?(blocked|flagged)"
+    r"|(forbidden|banned|blocked|illegal|offensive) (words?|terms?|phrases?|keywords?|prompts?)\b"
+    r"|(content|prompt|image|input|output)[^.;]{0,40}(not|n.t) comply|responsible ai|(community|content) guidelines"
+    r"|(contain|depict|show|include)\w* (a |an |the )?(real (person|people)|minors?\b|celebrit|public figure)"
+    r"|违规|敏感|审核|不合规|风控|涉黄|涉政|安全检查|违禁|违法|不良(信息|内容)|违反.{0,8}(规|法|政策|协议|条款|准则)"
+    r"|ポリシーに?違反|不適切|センシティブ|정책.{0,4}위반|부적절|richtlinien|inappropri[ée]|inapropiad|inadequad|неприемлем",
     re.IGNORECASE,
 )
 _FILTER_BROKE: Final = late_pattern(
@@ -34,27 +39,36 @@ _FILTER_BROKE: Final = late_pattern(
 _MACHINE: Final = late_pattern(
     r"cuda|cublas|cudnn|nccl|\bnpu\b|out of memory|\boom\b|illegal memory|device-side|segmentation fault|traceback"
     r"|broken pipe|connection (reset|refused|closed|aborted)|no space left|worker (died|lost|crashed|exited)"
-    r"|internal (server )?error|内部错误|显存",
+    r"|internal (server )?error|invalid (memory|device|pointer)|index out of (range|bounds)|内部错误|显存",
     re.IGNORECASE,
 )
 _UNPAID: Final = late_pattern(
     r"arrear|overdue|\bunpaid\b|payment required|insufficient (funds|credits?)|(out of|not enough|no) credits?\b"
-    r"|billing (hard limit|not active)|account.{0,20}(suspended|disabled)|欠费|账户已停用",
+    r"|credits? (is |are |was |were |(has|have) been )?(exhausted|used up)|billing (hard limit|not active)"
+    r"|account.{0,20}(suspended|disabled)|欠费|账户已停用",
     re.IGNORECASE,
 )
 _LIMITED: Final = late_pattern(
     r"too many (requests|calls|tasks|jobs|concurrent)|rate[ _]?limit|throttl|concurren\w+ (limit|exceed)|limit_burst"
-    r"|quota|请求过于频繁|限流|并发|额度",
+    r"|quota|(daily|hourly|weekly|monthly|usage) limit|\bqps\b|slow down|flow control|magic ?cube"
+    r"|(maximum|max) (number of )?(concurrent|simultaneous)"
+    r"|(points|积分|次数) ?(not enough|不足|不够|用完|用尽|已达上限)"
+    r"|频繁|限流|流控|并发|额度",
     re.IGNORECASE,
 )
-_TOO_MANY_THINGS: Final = late_pattern(r"too many (?!requests|calls|tasks|jobs|concurrent)", re.IGNORECASE)
+_TOO_MANY_THINGS: Final = late_pattern(
+    r"too many (?!requests|calls|tasks|jobs|concurrent|(running|pending|queued|active) (requests|tasks|jobs))",
+    re.IGNORECASE,
+)
 _BUSY: Final = late_pattern(
     r"overloaded|server is busy|too busy|queue is full|(at|no|insufficient) capacity|no available (worker|gpu|resource)"
-    r"|resources? (is |are )?(exhausted|insufficient)|service unavailable|temporarily unavailable|服务繁忙|系统繁忙",
+    r"|resources? (is |are )?(exhausted|insufficient)|service unavailable|temporarily unavailable|capacity limit"
+    r"|queue (is |was )?(full|timeout|timed out)|no (free|idle) (worker|gpu|resource|node)|繁忙|资源(不足|紧张)",
     re.IGNORECASE,
 )
 _MODEL: Final = late_pattern(
     r"(model|模型)[^.;]{0,80}(not (found|exist|available|supported)|does(n't| not) exist|no longer|offline|不存在|下线)"
+    r"|\bmodel\b[^.;]{0,80}(not online|(is|was|been) (deprecated|retired|decommissioned|discontinued|disabled))"
     r"|no such model|unknown model|unsupported model",
     re.IGNORECASE,
 )
@@ -63,17 +77,20 @@ _MEDIA: Final = late_pattern(
     r"(unable|failed|could ?n.t|cannot|timeout|timed out|error).{0,20}(download|fetch|load\w*).{0,40}"
     r"(image|media|file|url|picture|content)"
     r"|(image|media|file|url|picture)\w* (could ?n.t|could not|cannot|can not) be (download|fetch|load|retriev)\w*"
-    r"|下载.{0,6}(失败|超时)",
+    r"|(image|media|file|url|picture)\w* (is |was )?(not accessible|inaccessible|not reachable|unreachable)"
+    r"|download\w* (the )?(image|media|file|url|picture|content)[^.;]{0,40}(timed? ?out|timeout|fail)"
+    r"|下载.{0,6}(失败|超时)|无法(下载|访问)",
     re.IGNORECASE,
 )
 _REFUSED: Final = late_pattern(
     r"\binvalid|\bunsupported|not (be )?(supported|compatible|valid|allowed|permitted)|incompatible"
     r"|does(n't| not) (support|exist)|\bmust (be|have|not|contain)|should be (in|between|a|an|less|greater)"
-    r"|out of range|exceeds|exceed the (max|limit)|too (long|large|small|short|big|many)"
+    r"|out of range|not in (the )?range|exceeds|exceed the (max|limit)|too (long|large|small|short|big|many|low|high)"
+    r"|should be (<|>|=|at (least|most))|(divisible|multiples?) (by|of)|expected \d+ channels?|cannot identify image"
     r"|malformed|bad request|validation error|cannot be (empty|blank|null)"
     r"|(is|are) (required|missing)|missing (required|param|argument|field)|unknown (param|lora|argument|field|size)"
     r"|unrecogni[sz]ed|(lora|checkpoint|scheduler|sampler)[^.;]{0,60}not found|unprocessable"
-    r"|不支持|参数(错误|无效|不合法)|无效|非法|超出|不能为空|过长",
+    r"|不支持|参数错误|无效|非法|不合法|超出|不能为空|过长",
     re.IGNORECASE,
 )
 _REFUSING_STATUSES: Final = frozenset({400, 402, 403, 413, 422, 429, 503, 529})

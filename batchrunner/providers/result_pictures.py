@@ -84,9 +84,10 @@ def pictures_in(
 
 def mentions_results(value: Json, *, depth: int = 0) -> bool:
     """True when a place for results holds something, whether it is understood or not."""
+    value = _only_entry(value)
     if not is_object(value) or depth > _DEEPEST:
         return False
-    keys = _by_plain_name(value)
+    keys = by_plain_name(value)
     if any(_is_filled(keys.get(name)) for name in _RESULTS):
         return True
     return any(mentions_results(keys[name], depth=depth + 1) for name in _WRAPPERS if name in keys)
@@ -94,9 +95,10 @@ def mentions_results(value: Json, *, depth: int = 0) -> bool:
 
 def has_empty_results(value: Json, *, depth: int = 0) -> bool:
     """True when a place for results is there and holds nothing: they may come later."""
+    value = _only_entry(value)
     if not is_object(value) or depth > _DEEPEST:
         return False
-    keys = _by_plain_name(value)
+    keys = by_plain_name(value)
     if any(name in keys and not _is_filled(keys[name]) for name in _RESULTS):
         return True
     return any(has_empty_results(keys[name], depth=depth + 1) for name in (*_WRAPPERS, *_OUTPUTS) if name in keys)
@@ -111,9 +113,10 @@ class _Finder:
 
     def of_reply(self, value: Json, depth: int) -> list[PictureUrl | PictureBytes]:
         """Of a reply or of what wraps it: results first, then what is named a picture, if no place stands empty."""
+        value = _only_entry(value)
         if not is_object(value) or depth > _DEEPEST:
             return []
-        keys = _by_plain_name(value)
+        keys = by_plain_name(value)
         for name in _RESULTS:
             if name in keys and (found := self._of_results(keys[name], depth + 1)):
                 return found
@@ -146,7 +149,7 @@ class _Finder:
             return [ref for entry in value for ref in self._of_results(entry, depth + 1)]
         if not is_object(value):
             return []
-        keys = _by_plain_name(value)
+        keys = by_plain_name(value)
         for name in _BASE64:
             packed = keys.get(name)
             if isinstance(packed, str) and packed:
@@ -206,9 +209,21 @@ def recordable(refs: Iterable[PictureUrl | PictureBytes]) -> Iterator[PictureUrl
         yield ref
 
 
-def _by_plain_name(value: dict[str, Json]) -> dict[str, Json]:
-    """The object by its keys as they are compared: `outputImages` and `output_images` are one."""
-    return {plain_name(key): entry for key, entry in value.items()}
+def _only_entry(value: Json) -> Json:
+    """A reply in a list of its own, as gateways that ask for many tasks at once pass it on."""
+    return value[0] if isinstance(value, list) and len(value) == 1 else value
+
+
+def by_plain_name(value: dict[str, Json]) -> dict[str, Json]:
+    """The object by its keys as they are compared: `outputImages` and `output_images` are one.
+
+    Gateways that speak for two APIs write both, and fill one of them: the first that holds anything counts.
+    """
+    keys: dict[str, Json] = {}
+    for key, entry in value.items():
+        name = plain_name(key)
+        keys[name] = keys.get(name) or entry
+    return keys
 
 
 def plain_name(key: str) -> str:

@@ -14,7 +14,7 @@ from batchrunner.core.job import Json
 from batchrunner.core.text import late_pattern, without_lone_surrogates
 from batchrunner.providers.error_bodies import ErrorBody, fault_in, message_in
 from batchrunner.providers.json_bodies import NotJson, decode, is_object
-from batchrunner.providers.result_pictures import plain_name
+from batchrunner.providers.result_pictures import by_plain_name, plain_name
 
 TaskState = Literal["queued", "running", "succeeded", "failed", "refused", "filtered", "cancelled", "gone"]
 
@@ -37,7 +37,9 @@ TASK_STATES: Final[dict[str, TaskState]] = {
 
 _ID_CHARS: Final = 512
 _ENUM_PREFIX: Final = late_pattern(r"^((TASK|JOB|PREDICTION|GENERATION)_)?(STATUS|STATE)_")
-_ENDED_WELL: Final = frozenset(["SUCCEED", "SUCCEEDED", "SUCCESS", "SUCCESSFULLY", "COMPLETED", "FINISHED"])
+_ENDED_WELL: Final = frozenset(
+    ["SUCCEED", "SUCCEEDED", "SUCCESS", "SUCCESSFULLY", "COMPLETED", "FINISHED", "PROCESSED", "GENERATED", "RENDERED"]
+)
 _ENDED_BADLY: Final = frozenset(["FAIL", "FAILED", "FAILURE"])
 _FILTERING: Final = frozenset(["NSFW", "MODERATED", "FILTERED", "UNSAFE", "SENSITIVE"])
 _NOT_YET: Final = frozenset(["NOT", "NO", "RETRY", "RETRYING", "WILL", "WAITING", "PENDING", "BEFORE", "UNTIL", "IN"])
@@ -235,7 +237,9 @@ def reason_in(value: Json) -> ErrorBody:
                 return replace(
                     fault,
                     message=_cut(message),
-                    code=next((found for found in (fault.code, code) if found not in {None, "0"}), None),
+                    code=next(
+                        (found for found in (fault.code, code) if found and found != "0" and " " not in found), None
+                    ),
                 )
     return ErrorBody(message="")
 
@@ -306,7 +310,7 @@ def _layers(value: Json) -> Iterator[tuple[str, dict[str, Json]]]:
             found = found[0] if found else None
         if not is_object(found):
             continue
-        layer = {plain_name(key): entry for key, entry in found.items()}
+        layer = by_plain_name(found)
         yield place, layer
         if depth < _DEEPEST:
             ahead += [(depth + 1, name, layer[name]) for name in _WRAPPERS if name in layer]
@@ -341,7 +345,7 @@ def _listed(value: Json) -> list[Json]:
 def _id_of_entry(value: Json) -> str:
     if not is_object(value):
         return id_text(value)
-    layer = {plain_name(key): entry for key, entry in value.items()}
+    layer = by_plain_name(value)
     return next((found for name in (*_TASK_IDS, *_OTHER_IDS) if (found := id_text(layer.get(name)))), "")
 
 
@@ -362,7 +366,7 @@ def _named_deeper(value: Json) -> TaskName | None:
         for entry in found[:1] if isinstance(found, list) else [found]:
             if not is_object(entry):
                 continue
-            layer = {plain_name(key): inner for key, inner in entry.items()}
+            layer = by_plain_name(entry)
             for name in (*_TASK_IDS, *_OTHER_IDS[:-1]):
                 if ids := [task_id for inner in _listed(layer.get(name)) if (task_id := id_text(inner))]:
                     return TaskName(id=ids[0], guess=name not in _TASK_IDS, others=tuple(ids[1:]))
@@ -413,7 +417,7 @@ def _text_in(value: Json, *, depth: int = 0) -> str:
     if is_object(value):
         if message := message_in(value):
             return message
-        plain = {plain_name(key): entry for key, entry in value.items()}
+        plain = by_plain_name(value)
         named = [
             plain[name] for name in ("message", "msg", "reason", "detail", "description", *_REASONS) if name in plain
         ]

@@ -101,6 +101,11 @@ SUBMITS: dict[str, tuple[Json, SendOutcome]] = {
         {"images": [{"url": f"data:image/png;base64,{PACKED}"}]},
         Pictures(refs=(PictureBytes(data=PNG),)),
     ),
+    "two spellings, of which one is filled": (
+        {"task_id": "1", "taskId": None, "TASK-ID": ""},
+        TaskAccepted(task_id="1"),
+    ),
+    "in a list of its own": ([{"output_images": [URL]}], Pictures(refs=(PictureUrl(url=URL),))),
     "an empty id and pictures": ({"task_id": "", "output_images": [URL]}, Pictures(refs=(PictureUrl(url=URL),))),
 }
 
@@ -199,6 +204,16 @@ POLLS: dict[str, tuple[Json, PollOutcome]] = {
         task("SUCCEED", output_images=[None, URL, 7, "nonsense", f"data:image/png;base64,{PACKED}"]),
         Pictures(refs=(PictureUrl(url=URL), PictureBytes(data=PNG))),
     ),
+    "two spellings, of which one is filled": (
+        task("SUCCEED", output_images=[URL], outputImages=[]),
+        Pictures(refs=(PictureUrl(url=URL),)),
+    ),
+    "in a list of its own": ([{"task_status": "SUCCEED", "images": [URL]}], Pictures(refs=(PictureUrl(url=URL),))),
+    "a word that means an end beside pictures": (
+        task("PROCESSED", output_images=[URL]),
+        Pictures(refs=(PictureUrl(url=URL),)),
+    ),
+    "such a word without pictures": (task("PROCESSED"), Pending(state="unknown", raw="PROCESSED")),
     "pictures without a word": ({"output_images": [URL]}, Pictures(refs=(PictureUrl(url=URL),))),
     "DashScope's shape": (
         {"output": {"task_id": "1", "task_status": "SUCCEEDED", "results": [{"url": URL}]}},
