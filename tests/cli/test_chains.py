@@ -61,7 +61,7 @@ def test_plan_shows_what_the_run_was_made_of(jobs: CommandLine) -> None:
     assert "which was made of outputs/a.simulated: 3 done\n" in shown
 
 
-def test_a_fresh_chain_is_checked_as_far_as_it_goes_and_what_waits_is_told(jobs: CommandLine) -> None:
+def test_a_fresh_chain_is_checked_as_far_as_it_goes_and_what_waits_is_reported(jobs: CommandLine) -> None:
     told = jobs("check", "c.yaml", "b.yaml", "a.yaml", "--json")
     assert told.status == 0, told.err
     assert [(job["file"], job["items"], job["waits_for"]) for job in told.json["jobs"]] == [

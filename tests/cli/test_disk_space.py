@@ -35,7 +35,7 @@ def _plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     return plan
 
 
-def test_a_plan_says_what_files_will_need_from_what_came_so_far(plan: Planned) -> None:
+def test_a_plan_states_what_files_will_need_from_what_came_so_far(plan: Planned) -> None:
     Path("job.yaml").write_text(JOB)
     told, words = plan(free_bytes=3_000_000_000)
     assert told["disk"] == {"items": 6, "measured": 0, "needed_bytes": None, "free_bytes": 3_000_000_000}
@@ -63,7 +63,7 @@ def test_videos_that_came_are_measured_as_pictures_are(plan: Planned) -> None:
     assert told["disk"]["needed_bytes"] == round(4 * sum(films) / 2)
 
 
-def test_a_plan_without_files_to_make_says_nothing_of_the_disk(plan: Planned) -> None:
+def test_a_plan_without_files_to_make_states_nothing_of_the_disk(plan: Planned) -> None:
     Path("job.yaml").write_text("name: job\nprovider: simulator\nmodel: m\nprompts: [a]\n")
     assert plan(free_bytes=1)[0]["disk"] is None
     Path("job.yaml").write_text(JOB)

@@ -155,7 +155,7 @@ def test_whoever_asks_a_starting_run_how_it_stands_does_not_end_it() -> None:
 @pytest.mark.parametrize(
     "words", [["-V"], ["explain"], ["completion", "bash"], ["ls", "--json"], ["check", "--json", "a.yaml"]]
 )
-def test_output_for_which_the_disk_has_no_room_is_an_error(tmp_path: Path, words: list[str]) -> None:
+def test_output_for_which_the_disk_has_no_space_is_an_error(tmp_path: Path, words: list[str]) -> None:
     (tmp_path / "a.yaml").write_text('{provider: simulator, model: sim/one, prompts: ["One?"]}')
     with Path("/dev/full").open("w") as full:
         command = [sys.executable, "-m", "batchrunner", *words]

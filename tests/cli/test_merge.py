@@ -218,7 +218,7 @@ def test_of_two_epochs_the_later_one_counts_and_the_other_s_rows_are_kept(batchr
     assert batchrunner("verify", OUT).status == 0
 
 
-def test_a_damaged_shard_is_told_and_the_shards_stay_open(batchrunner: CommandLine) -> None:
+def test_a_damaged_shard_is_reported_and_the_shards_stay_open(batchrunner: CommandLine) -> None:
     write(batchrunner)
     run_shards(batchrunner, 2)
     base = batchrunner.folder / OUT

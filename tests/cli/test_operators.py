@@ -75,7 +75,7 @@ def test_a_scrape_reads_the_figures_of_the_last_look() -> None:
     assert not [name for name, *_ in found if name == "batchrunner_lane_parked"]
 
 
-def test_a_lane_that_sends_nothing_is_told_with_its_reason_until_it_sends_again() -> None:
+def test_a_lane_that_sends_nothing_is_reported_with_its_reason_until_it_sends_again() -> None:
     with Metrics(address="127.0.0.1:0", file=None) as metrics:
         for activity, kind, told in (("parked", "daily_quota", "daily_quota"), ("closed", None, "closed")):
             lane = LaneStatus(account="A_KEY", model="m", state="parked", activity=activity, kind=kind)  # type: ignore[arg-type]
@@ -154,7 +154,7 @@ def test_a_place_that_cannot_be_had_ends_the_command_before_anything_is_sent(
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
-def test_a_file_that_cannot_be_written_any_more_is_told_once_and_harms_nothing(
+def test_a_file_that_cannot_be_written_any_more_is_reported_once_and_harms_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "there").mkdir()
@@ -166,7 +166,7 @@ def test_a_file_that_cannot_be_written_any_more_is_told_once_and_harms_nothing(
     assert capsys.readouterr().err.count("no more figures are written") == 1
 
 
-def test_without_the_library_the_option_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_library_the_option_states_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "prometheus_client.core", None)
     with pytest.raises(JobMistakesError, match=r"pip install 'batchrunner\[metrics\]'"):
         Metrics(address="127.0.0.1:0", file=None)
@@ -202,7 +202,7 @@ def test_with_log_json_errors_are_events_too_and_the_next_command_prints_text(
     assert "no errors" in capsys.readouterr().err
 
 
-def test_what_a_server_says_of_an_item_is_in_no_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_a_server_states_of_an_item_is_in_no_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """It may quote the prompt: the kind of the problem is told."""
     assert main(["run", job_in(tmp_path, more="scenario: content-filter\n"), "--log-json"]) in {1, 3}
     events = [json.loads(line) for line in capsys.readouterr().err.splitlines()]

@@ -207,7 +207,7 @@ def _lives(pid: int) -> bool:
         return False
 
 
-def test_mistakes_of_a_source_are_told_once_and_nothing_is_sent(words: CommandLine, server: PaidServer) -> None:
+def test_mistakes_of_a_source_are_reported_once_and_nothing_is_sent(words: CommandLine, server: PaidServer) -> None:
     with (words.folder / "words.jsonl").open("a") as file:
         file.write('{"other": 1}\n')
     ran = words("run", "job.yaml", "--processes", "2", "--json", "--quiet")

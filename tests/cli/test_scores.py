@@ -291,7 +291,7 @@ def test_a_run_that_is_named_twice_is_compared_with_itself(ran: CommandLine) -> 
     assert [group["passed"] for group in twice["groups"]] == 2 * [once["groups"][0]["passed"]]
 
 
-def test_scores_by_other_checks_than_the_jobs_are_compared_and_said_to_be_so(ran: CommandLine) -> None:
+def test_scores_by_other_checks_than_the_jobs_are_compared_and_reported_as_such(ran: CommandLine) -> None:
     assert ran("compare", OUT, "--json").json["notes"] == []
     (ran.folder / "c.yaml").write_text("checks: [{contains: a}]")
     assert ran("score", OUT, "--checks", "c.yaml").status == 0

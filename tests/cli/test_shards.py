@@ -70,7 +70,7 @@ def test_the_command_that_continues_a_shard_names_it(words: CommandLine) -> None
     assert ran.json["next_command"].endswith("run job.yaml --shard 1/2")
 
 
-def test_layout_json_says_how_a_job_is_divided(words: CommandLine) -> None:
+def test_layout_json_states_how_a_job_is_divided(words: CommandLine) -> None:
     shard(words, 0, 2, "--quiet")
     layout = json.loads((words.folder / OUT / "shards" / "layout.json").read_text())
     assert layout == {"version": 1, "job": "words", "simulated": True, "shards": 2}
@@ -119,7 +119,7 @@ def test_another_job_is_refused_where_shards_are(words: CommandLine) -> None:
     assert (refused.status, "of the job `words`" in refused.err) == (4, True)
 
 
-def test_a_damaged_layout_is_told_with_its_path(words: CommandLine) -> None:
+def test_a_damaged_layout_is_reported_with_its_path(words: CommandLine) -> None:
     shard(words, 0, 2, "--quiet")
     path = words.folder / OUT / "shards" / "layout.json"
     for text in ("", "{", '{"version": 1, "job": "words", "simulated": true, "shards": 2.5}', '{"version": 2}'):
@@ -139,7 +139,7 @@ def test_plan_is_about_the_shard_or_about_all_of_them(words: CommandLine) -> Non
     assert any("divided into 2 shards" in note for note in left["notes"])
 
 
-def test_status_tells_that_the_job_file_was_changed_between_shards(words: CommandLine) -> None:
+def test_status_reports_that_the_job_file_was_changed_between_shards(words: CommandLine) -> None:
     shard(words, 0, 3, "--quiet")
     shard(words, 1, 3, "--quiet", "--set", "limits.concurrency=3")
     assert not any("was changed" in note for note in words("status", OUT, "--json").json["notes"])
@@ -168,13 +168,13 @@ def test_status_and_ls_add_the_shards_up(words: CommandLine) -> None:
 
 
 @pytest.mark.parametrize("command", [("verify", OUT), ("pause", OUT), ("export", OUT, "--to", "csv")], ids=" ".join)
-def test_commands_for_one_run_say_where_the_shards_are(words: CommandLine, command: tuple[str, ...]) -> None:
+def test_commands_for_one_run_state_where_the_shards_are(words: CommandLine, command: tuple[str, ...]) -> None:
     shard(words, 0, 2, "--quiet")
     refused = words(*command)
     assert (refused.status, "divided into shards" in refused.err) == (4, True)
 
 
-def test_a_shard_is_told_its_share_of_the_limits(words: CommandLine) -> None:
+def test_a_shard_gets_its_share_of_the_limits(words: CommandLine) -> None:
     limited = ("--set", "limits.requests_per_minute=6000", "--set", "limits.requests_per_day=1001")
     ran = shard(words, 0, 2, *limited)
     assert "shard 0/2: its share of the job's limits is 3,000 requests a minute, 501 requests a day" in ran.err

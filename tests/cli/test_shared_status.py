@@ -29,7 +29,7 @@ def budget(words: CommandLine) -> dict[str, tuple[float, float]]:
 
 
 @pytest.mark.parametrize("processes", [2, 3])
-def test_processes_share_one_budget_and_its_limit_is_told_once(words: CommandLine, processes: int) -> None:
+def test_processes_share_one_budget_and_its_limit_is_reported_once(words: CommandLine, processes: int) -> None:
     ran = words("run", "job.yaml", "--processes", str(processes), "--quiet", "--json", "--set", "budget.calls=11")
     assert (ran.status, [line["limit"] for line in ran.json["budget"]]) == (3, [11.0])
     assert budget(words) == {"calls": (11.0, 11.0)}
@@ -51,7 +51,7 @@ def test_parts_of_a_budget_add_up_to_the_whole(words: CommandLine) -> None:
     assert budget(words)["calls"] == (40.0, 50.0)
 
 
-def test_shards_that_have_not_begun_are_told_where_items_are_counted(words: CommandLine) -> None:
+def test_shards_that_have_not_begun_are_named_where_items_are_counted(words: CommandLine) -> None:
     words("run", "job.yaml", "--shard", "0/3", "--quiet")
     assert "in 1 of 3 shards; the others have not begun" in words("status", OUT).err
     (listed,) = words("ls", "--json").json["runs"]

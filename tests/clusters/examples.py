@@ -86,7 +86,7 @@ def assert_nothing_lost_or_paid_unseen(out: Path, meter: Meter, *, items: int) -
     assert len({row["key"] for row in run.rows}) == items
     assert len(meter.paid) == items
     flagged = run.status["sends"]["possible_duplicates"]
-    assert meter.paid.total() - items <= flagged, (meter.says(), run.status["sends"])
+    assert meter.paid.total() - items <= flagged, (meter.figures(), run.status["sends"])
 
 
 def wait_for(what: Callable[[], object], why: str) -> None:

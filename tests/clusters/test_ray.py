@@ -128,7 +128,7 @@ def test_what_a_divided_job_cannot_have_is_refused(
     assert (refused.status, what in refused.err) == (2, True)
 
 
-def test_without_the_extra_it_says_how_to_install_it(batchrunner: CommandLine) -> None:
+def test_without_the_extra_it_states_how_to_install_it(batchrunner: CommandLine) -> None:
     job = batchrunner.job("job", "prompts: [a]\n")
     for ray in (("--ray",), ("--ray", "10.0.0.1:6379"), ("--ray=auto",)):
         refused = batchrunner("run", job, *ray)

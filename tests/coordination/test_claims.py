@@ -96,7 +96,7 @@ def test_a_shard_that_was_put_down_in_order_goes_on_in_the_same_epoch(desk: Coor
     assert (again.shard, again.epoch) == (first.shard, 1)
 
 
-def test_when_all_are_finished_workers_are_told_so(desk: Coordinator) -> None:
+def test_when_all_are_finished_workers_learn_it(desk: Coordinator) -> None:
     for _ in range(3):
         assert end(desk, "a", desk.claim("a", now=0.0), "finished", 0.5)
     assert desk.is_finished
@@ -164,7 +164,7 @@ def test_a_worker_with_another_job_is_refused(desk: Coordinator) -> None:
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_no_two_workers_who_are_told_ok_ever_have_one_shard(tmp_path: Path, seed: int) -> None:
+def test_no_two_workers_who_get_ok_ever_have_one_shard(tmp_path: Path, seed: int) -> None:
     """Workers beat, stall, die, put down; each believes its claim for T after the beat that was answered last."""
     chance, now = random.Random(seed), 0.0
     one = Coordinator(job(tmp_path), digest="d", shards=4, now=0.0, expires_s=T)

@@ -252,7 +252,7 @@ def test_a_worker_that_asks_for_a_shard_again_begins_with_nothing(tmp_path: Path
     assert lease(one, "w1", 0.9, want=4).concurrency == 4
 
 
-def test_where_no_call_of_the_budget_is_left_at_the_beginning_everybody_is_told_so(tmp_path: Path) -> None:
+def test_where_no_call_of_the_budget_is_left_at_the_beginning_everybody_learns_it(tmp_path: Path) -> None:
     one = coordinator(tmp_path, "budget: {calls: 50}", workers=2)
     one.lanes.spent.update({0: Spent(calls=30.0), 1: Spent(calls=20.0)})
     assert lease(one, "w0", 0.6, want=0, spent=Spent(calls=30.0)).stop is None
@@ -269,7 +269,7 @@ def test_the_last_call_of_a_budget_goes_to_one_of_several_workers(tmp_path: Path
     assert sum(aside.values()) == 1.0
 
 
-def test_a_part_that_gets_smaller_is_free_only_when_its_worker_has_heard_of_it(tmp_path: Path) -> None:
+def test_a_part_that_gets_smaller_is_free_only_when_its_worker_has_learned_of_it(tmp_path: Path) -> None:
     one = coordinator(tmp_path, "budget: {calls: 20}", workers=2)
     first = lease(one, "w0", 0.6, want=5, spent=Spent(), set_aside=Spent())
     assert first.budget_left is not None

@@ -105,7 +105,7 @@ async def served(one: Desk, address: Address = TCP, secret: str = "s") -> AsyncI
 
 @pytest.mark.parametrize("kind", ["tcp", "unix"])
 @on_a_loop
-async def test_a_worker_says_hello_claims_beats_leases_and_ends(tmp_path: Path, kind: str) -> None:
+async def test_a_worker_greets_claims_beats_leases_and_ends(tmp_path: Path, kind: str) -> None:
     where = TCP if kind == "tcp" else Address(path=str(tmp_path / "socket"))
     async with (
         served(desk(tmp_path), where) as server,
@@ -123,7 +123,7 @@ async def test_a_worker_says_hello_claims_beats_leases_and_ends(tmp_path: Path, 
 
 
 @on_a_loop
-async def test_the_claims_are_on_the_disk_before_they_are_heard_of_and_a_new_coordinator_reads_them(
+async def test_the_claims_are_on_the_disk_before_they_are_known_and_a_new_coordinator_reads_them(
     tmp_path: Path,
 ) -> None:
     async with served(desk(tmp_path, shards=4)) as server:
@@ -215,7 +215,7 @@ async def test_a_peer_that_talks_nonsense_is_answered_and_hurts_nobody(tmp_path:
 
 
 @on_a_loop
-async def test_a_server_that_is_no_coordinator_is_said_so(tmp_path: Path) -> None:
+async def test_a_server_that_is_no_coordinator_is_reported(tmp_path: Path) -> None:
     async def other(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
         writer.close()

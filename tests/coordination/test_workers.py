@@ -166,7 +166,7 @@ def test_a_stopped_worker_loses_its_shard_and_sends_nothing_more_once_it_wakes(b
         merged(batchrunner, meter, items)
 
 
-def test_without_a_coordinator_a_worker_sends_nothing_and_says_so(batchrunner: CommandLine) -> None:
+def test_without_a_coordinator_a_worker_sends_nothing_and_reports_it(batchrunner: CommandLine) -> None:
     with metered_server(per_second=1000, burst=1000) as (root, meter):
         write(batchrunner, root, 3, limits="concurrency: 2")
         ran = batchrunner("run", "job.yaml", "--coordinator", "unix:/tmp/nobody-is-here.socket")

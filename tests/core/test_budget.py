@@ -185,7 +185,7 @@ def test_what_a_replay_counts_of_caches_does_not_depend_on_how_it_reads() -> Non
     assert (at_once.cache_read, at_once.cache_write) == (4, 2)
 
 
-def test_records_of_earlier_programs_say_nothing_of_caches() -> None:
+def test_records_of_earlier_programs_state_nothing_of_caches() -> None:
     state = LedgerState()
     for event in (intent(), msgspec.structs.replace(DONE, n=1)):
         state.apply(event, at=0.0)

@@ -107,7 +107,7 @@ def test_pictures_cost_by_their_number_and_a_job_without_prices_has_no_cost(tmp_
         ("", 20, False, None),
     ],
 )
-def test_what_would_be_in_batches_costs_its_share_and_a_job_without_them_is_told_what_it_could_save(
+def test_what_would_be_in_batches_costs_its_share_and_a_job_without_them_learns_what_it_could_save(
     tmp_path: Path, *, more: str, calls: int, known: bool, expected: BatchCost | None
 ) -> None:
     ahead = ToSend(calls=calls, chars=400, answers=calls, most_output_tokens=10)

@@ -43,7 +43,7 @@ def test_every_item_is_in_exactly_one_shard_and_keeps_its_index(of: int) -> None
 
 
 @pytest.mark.parametrize("text", ["", "1", "1/0", "2/2", "-1/2", "0/4/5", "a/b", "1.0/2", "٣/4", "0x1/2", "1/ 2"])
-def test_what_names_no_shard_is_a_mistake_that_says_the_form(text: str) -> None:
+def test_what_names_no_shard_is_a_mistake_that_states_the_form(text: str) -> None:
     with pytest.raises(JobMistakesError, match="I counts from 0 to N-1"):
         shard_of(text)
 
@@ -90,7 +90,7 @@ def test_a_limit_that_leaves_a_shard_nothing_is_a_mistake(tmp_path: Path, limits
     assert "fewer shards" in str(raised.value.mistakes[0])
 
 
-def test_a_shard_says_its_share_and_a_whole_job_nothing(tmp_path: Path) -> None:
+def test_a_shard_states_its_share_and_a_whole_job_nothing(tmp_path: Path) -> None:
     whole = job(tmp_path, "limits: {requests_per_minute: 90}")
     assert shard_notes(whole) == ()
     assert shard_notes(with_shard(whole, Shard(number=1, of=3), folder="x")) == (

@@ -39,7 +39,7 @@ retry: {{attempts: 12}}
     return path
 
 
-def sound_job(folder: Path, base_url: str, *, sounds: int) -> Path:
+def intact_job(folder: Path, base_url: str, *, sounds: int) -> Path:
     """Write so many sounds, all different, and the job that transcribes them into `outputs/words`."""
     path = folder / "words.yaml"
     (folder / "sounds").mkdir()

@@ -31,7 +31,7 @@ def job_with_open_batches(folder: Path, server: Simulator) -> tuple[Path, Path]:
     return job, out
 
 
-def told(*arguments: str, status: int = 0) -> str:
+def run_cli(*arguments: str, status: int = 0) -> str:
     ended = batchrunner(*arguments)
     assert ended.status == status, ended.stderr
     return ended.stderr
@@ -44,23 +44,25 @@ def test_cancelled_batches_end_and_the_next_run_reads_them(tmp_path: Path) -> No
         ended = batchrunner("cancel", str(out), "2", "--json")
         (one,) = json.loads(ended.stdout)["batches"]
         assert (ended.status, one["batch"], one["items"], one["state"]) == (0, 2, 20, "cancelled")
-        said = told("cancel", str(out))
+        said = run_cli("cancel", str(out))
         assert "batch 1" in said
         assert "cancelled before" in said
-        told("run", str(job))
+        run_cli("run", str(job))
         stats = server.stats()
         assert (stats["paid"], stats["paid_twice"], stats["batches"]) == (ITEMS, 0, 2)
         assert len(json_lines(out / "results.jsonl")) == ITEMS
-        assert "no batch or task of this directory is open at the server; nothing to cancel" in told("cancel", str(out))
-        told("cancel", str(out), "2", status=2)
+        assert "no batch or task of this directory is open at the server; nothing to cancel" in run_cli(
+            "cancel", str(out)
+        )
+        run_cli("cancel", str(out), "2", status=2)
 
 
 @pytest.mark.real
-def test_a_batch_that_cannot_be_cancelled_is_told_and_stays_as_it_was(tmp_path: Path) -> None:
+def test_a_batch_that_cannot_be_cancelled_is_reported_and_stays_as_it_was(tmp_path: Path) -> None:
     with simulator(tmp_path, "--latency", "task=3600") as server:
         _, out = job_with_open_batches(tmp_path, server)
         ledgers = {path: path.read_bytes() for path in (out / "ledger").iterdir()}
-        assert "one of 1 (" in told("cancel", str(out), "batch_of_nobody", status=2)
-    assert "not cancelled: " in told("cancel", str(out), status=1)  # the server is gone
+        assert "one of 1 (" in run_cli("cancel", str(out), "batch_of_nobody", status=2)
+    assert "not cancelled: " in run_cli("cancel", str(out), status=1)  # the server is gone
     assert {path: path.read_bytes() for path in (out / "ledger").iterdir()} == ledgers
-    told("cancel", str(tmp_path), status=2)
+    run_cli("cancel", str(tmp_path), status=2)

@@ -14,7 +14,7 @@ import pytest
 from batchrunner.cli.main import main
 from tests.e2e.judging import ledger_records
 from tests.e2e.lives import life
-from tests.e2e.test_cancel import batchrunner, told
+from tests.e2e.test_cancel import batchrunner, run_cli
 
 TABLE = """
 source: made up for this test
@@ -38,7 +38,7 @@ class Orders(BaseHTTPRequestHandler):
     def log_message(self, *_: object) -> None:
         """Nothing on stderr."""
 
-    def _tell(self, status: int, value: Any) -> None:
+    def _answer(self, status: int, value: Any) -> None:
         body = b"" if value is None else json.dumps(value).encode()
         self.send_response(status)
         self.send_header("Content-Length", str(len(body)))
@@ -49,17 +49,17 @@ class Orders(BaseHTTPRequestHandler):
         self.rfile.read(int(self.headers.get("Content-Length") or 0))
         self.asked.append(f"{self.command} {self.path} {self.headers.get('Authorization')}")
         if self.path == "/orders":
-            self._tell(200, {"id": f"task-{len(self.asked)}"})
+            self._answer(200, {"id": f"task-{len(self.asked)}"})
         elif self.path.split("/")[2] in self.cancelled:
-            self._tell(409, {"error": {"message": "it has ended already"}})
+            self._answer(409, {"error": {"message": "it has ended already"}})
         else:
             self.cancelled.add(self.path.split("/")[2])
-            self._tell(204, None)
+            self._answer(204, None)
 
     def do_GET(self) -> None:
         task = self.path.split("/")[-1]
         status = "canceled" if task in self.cancelled else "ready" if self.ready else "running"
-        self._tell(200, {"id": task, "status": status, "url": "https://files.example/1.png"})
+        self._answer(200, {"id": task, "status": status, "url": "https://files.example/1.png"})
 
 
 @contextmanager
@@ -107,14 +107,14 @@ def test_accepted_tasks_are_cancelled_all_or_by_the_item_and_once_each(tmp_path:
         (one,) = json.loads(ended.stdout)["tasks"]
         assert (ended.status, one["item"], one["problem"]) == (0, "red-kite", None)
         assert Orders.asked[2:] == [f"POST /orders/{one['id']}/cancel Bearer a-key-of-nobody"]
-        said = told("cancel", str(out))
+        said = run_cli("cancel", str(out))
         assert "cancelled before, at 20" in said
         assert "blue-kite" in said
         assert len(Orders.cancelled) == 2
         asked = len(Orders.asked)
-        assert told("cancel", str(out)).count("not asked again") == len(Orders.asked) - asked + 2
-        assert "not cancelled: it has ended already" in told("cancel", str(out), "red-kite", status=1)
-        assert "no open task is 'green-kite'" in told("cancel", str(out), "green-kite", status=2)
+        assert run_cli("cancel", str(out)).count("not asked again") == len(Orders.asked) - asked + 2
+        assert "not cancelled: it has ended already" in run_cli("cancel", str(out), "red-kite", status=1)
+        assert "no open task is 'green-kite'" in run_cli("cancel", str(out), "green-kite", status=2)
         assert {path: path.read_bytes() for path in (out / "ledger").iterdir()} == ledgers
         assert batchrunner("run", str(tmp_path / "job.yaml")).status == 1
         failures = [
@@ -132,13 +132,13 @@ def test_where_an_ended_task_would_be_deleted_its_state_is_looked_at_first(tmp_p
         (kite,) = json.loads(batchrunner("cancel", str(out), "red-kite", "--json").stdout)["tasks"]
         assert (kite["problem"], Orders.cancelled) == (None, {kite["id"]})
         Orders.ready = True
-        said = told("cancel", str(out), status=1)
+        said = run_cli("cancel", str(out), status=1)
         assert "not cancelled: it has ended already; the next run reads what came of it" in said
         assert Orders.cancelled == {kite["id"]}
 
 
 @pytest.mark.real
-def test_a_silent_server_is_waited_for_a_bounded_while_and_it_is_said(
+def test_a_silent_server_is_waited_for_a_bounded_while_and_it_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("batchrunner.cancelling._MOST_S", 0.3)
@@ -146,7 +146,7 @@ def test_a_silent_server_is_waited_for_a_bounded_while_and_it_is_said(
     with serving() as base:
         out = with_open_tasks(tmp_path, base)
         silent = Event()
-        monkeypatch.setattr(Orders, "do_POST", lambda self: silent.wait(60) and self._tell(204, None))
+        monkeypatch.setattr(Orders, "do_POST", lambda self: silent.wait(60) and self._answer(204, None))
         assert main(["cancel", str(out)]) == 1
         silent.set()
     said = capsys.readouterr().err
@@ -171,14 +171,14 @@ def test_a_web_page_is_no_consent_to_cancel(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(Orders, "do_POST", page)
     with serving() as base:
         out = with_open_tasks(tmp_path, base)
-        assert told("cancel", str(out), status=1).count("not cancelled: ") == 2
+        assert run_cli("cancel", str(out), status=1).count("not cancelled: ") == 2
 
 
 @pytest.mark.real
-def test_a_server_without_a_word_for_it_is_not_asked_and_it_is_said(tmp_path: Path) -> None:
+def test_a_server_without_a_word_for_it_is_not_asked_and_it_is_reported(tmp_path: Path) -> None:
     with serving() as base:
         out = with_open_tasks(tmp_path, base, more="")
-        said = told("cancel", str(out), status=1)
+        said = run_cli("cancel", str(out), status=1)
         assert said.count("this server is not known to end a task when it is asked") == 2
         assert len(Orders.asked) == 2
 
@@ -197,13 +197,13 @@ def test_tasks_are_cancelled_with_the_key_of_the_file_or_command_that_ordered_th
     job = str(tmp_path / "job.yaml")
     with serving() as base:
         out = with_open_tasks(tmp_path, base, keys=f", {source}")
-        assert ("others may read it" in told("check", job)) is account.startswith("file:")
-        told("cancel", str(out))
+        assert ("others may read it" in run_cli("check", job)) is account.startswith("file:")
+        run_cli("cancel", str(out))
         assert {order.rpartition(" ")[2] for order in Orders.asked} == {"key-of-nobody"}
         assert len(Orders.cancelled) == 2
     (tmp_path / "a.key").unlink()
     (tmp_path / "give-key").unlink()
-    assert f"waiting for the API key in {account}" in (said := told("plan", job))
+    assert f"waiting for the API key in {account}" in (said := run_cli("plan", job))
     written = b"".join(path.read_bytes() for path in out.rglob("*") if path.is_file())
     assert account.encode() in written
     assert b"key-of-nobody" not in written + said.encode()

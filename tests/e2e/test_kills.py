@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.jobs import CHAT_FAULTS, IMAGE_FAULTS, chat_job, image_job, sound_job, vector_job
+from tests.e2e.jobs import CHAT_FAULTS, IMAGE_FAULTS, chat_job, image_job, intact_job, vector_job
 from tests.e2e.judging import (
     Till,
     account_of,
@@ -69,7 +69,7 @@ def test_answers_survive_kills_each_once_and_as_they_were_sent(tmp_path: Path, t
     no_byte_holds(tmp_path, CANARY)
 
 
-def test_vectors_survive_kills_and_every_text_of_a_request_that_was_cut_is_told(tmp_path: Path, tried: Tried) -> None:
+def test_vectors_survive_kills_and_every_text_of_a_cut_request_is_reported(tmp_path: Path, tried: Tried) -> None:
     """Twenty texts a request: the server counts what it was paid for text by text."""
     prompts = write_prompts(tmp_path / "prompts.jsonl", items=ANSWERS)
     out = tmp_path / "outputs" / "vectors"
@@ -96,10 +96,10 @@ def test_vectors_survive_kills_and_every_text_of_a_request_that_was_cut_is_told(
     no_byte_holds(tmp_path, CANARY)
 
 
-def test_transcripts_survive_kills_and_no_sound_is_paid_twice_in_silence(tmp_path: Path, tried: Tried) -> None:
+def test_transcripts_survive_kills_and_no_audio_is_paid_twice_in_silence(tmp_path: Path, tried: Tried) -> None:
     out = tmp_path / "outputs" / "words"
     with simulator(tmp_path, "--auth", "--faults", CHAT_FAULTS, "--latency", "first=0.05,spread=0.9") as server:
-        job = sound_job(tmp_path, server.base_url, sounds=SOUNDS)
+        job = intact_job(tmp_path, server.base_url, sounds=SOUNDS)
         kills = kill_again_and_again(job, out, kills=KILLS, lines=2 * SOUNDS, seed=4, after_each=lambda: is_intact(out))
         with run(job) as last:
             ended = last.end()

@@ -39,7 +39,7 @@ def test_a_batch_answers_what_the_ordinary_way_answers(tmp_path: Path, dialect: 
 
 
 @pytest.mark.parametrize("dialect", KINDS)
-def test_what_a_batch_gives_back_is_sent_again_and_failures_are_told(harness: RunHarness, dialect: str) -> None:
+def test_what_a_batch_gives_back_is_sent_again_and_failures_are_reported(harness: RunHarness, dialect: str) -> None:
     harness.world = World(scenario="batch-expires:60")
     assert harness.run(job(dialect, "always")).exit_status is ExitStatus.DONE
     assert len(harness.rows()) == ITEMS

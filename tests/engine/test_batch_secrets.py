@@ -19,7 +19,7 @@ LOGIN = "someone:proxy-pass-word-1"
 KEY = "sk-key-of-the-account-1"
 
 
-class TellTale:
+class EchoingServer:
     """An API of batches behind a proxy, both of which repeat the secrets that they are given."""
 
     def __init__(self) -> None:
@@ -51,7 +51,7 @@ def test_a_proxy_s_login_is_in_no_file_of_a_batch(tmp_path: Path, monkeypatch: p
     monkeypatch.setenv("THE_KEY", KEY)
 
     async def run() -> ExitStatus:
-        tell_tale = TellTale()
+        tell_tale = EchoingServer()
         runner = web.ServerRunner(web.Server(tell_tale.answer))
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()

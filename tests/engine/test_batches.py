@@ -41,7 +41,7 @@ def with_scenario(harness: RunHarness, scenario: str) -> RunHarness:
     return harness
 
 
-def said(harness: RunHarness) -> str:
+def messages_of(harness: RunHarness) -> str:
     return "\n".join(harness.said)
 
 
@@ -104,8 +104,8 @@ def test_a_kill_at_any_exchange_pays_for_nothing_twice_and_loses_nothing(
     for folder, world, when in moments:
         resumed = RunHarness(folder, world=world, began=harness.began)
         report = resumed.run(job(items))
-        assert report.exit_status is ExitStatus.DONE, (when, said(resumed))
-        assert world.stats().batches == items // 20, (when, said(resumed))
+        assert report.exit_status is ExitStatus.DONE, (when, messages_of(resumed))
+        assert world.stats().batches == items // 20, (when, messages_of(resumed))
         everything_is_done_once(resumed, items=items)
 
 
@@ -161,10 +161,10 @@ def test_results_of_nobody_and_second_ones_are_kept_aside_and_shown(harness: Run
     everything_is_done_once(harness, items=20)
     kept = (harness.out / "batches" / "000001.unmatched.jsonl").read_bytes().splitlines()
     assert len(kept) == 4
-    assert "4 results match none of its items" in said(harness)
+    assert "4 results match none of its items" in messages_of(harness)
 
 
-def test_a_status_of_0_is_a_failure_of_the_request_whatever_the_counts_say(harness: RunHarness) -> None:
+def test_a_status_of_0_is_a_failure_of_the_request_whatever_its_counts_are(harness: RunHarness) -> None:
     with_scenario(harness, "batch-status-0")
     report = harness.run(job(20))
     assert report.exit_status is ExitStatus.DONE
@@ -218,7 +218,7 @@ def test_what_the_budget_held_back_for_batches_that_were_not_ordered_is_free_aga
 def test_a_single_request_that_is_too_large_pauses_the_run(harness: RunHarness) -> None:
     with_scenario(harness, "batch-too-large:0.01")
     assert harness.run(job(20)).exit_status is ExitStatus.PAUSED
-    assert "The file is too large" in said(harness)
+    assert "The file is too large" in messages_of(harness)
     assert harness.stats.paid == 0
 
 
@@ -236,7 +236,7 @@ def test_an_order_answered_with_500_is_found_again_by_its_metadata_or_its_file(
     harness.run(job())
     everything_is_done_once(harness)
     assert harness.stats.batches == NEEDED
-    assert "found again" in said(harness)
+    assert "found again" in messages_of(harness)
 
 
 def test_an_order_that_is_in_no_list_twice_is_made_again(harness: RunHarness) -> None:
@@ -291,7 +291,9 @@ def test_result_files_of_another_batch_hold_it_instead_of_paying_again(
     assert harness.stats.batches == 1
 
 
-def test_lost_batches_are_sent_again_where_the_job_says_so_each_as_a_possible_duplicate(harness: RunHarness) -> None:
+def test_lost_batches_are_sent_again_if_the_job_asks_for_it_each_as_a_possible_duplicate(
+    harness: RunHarness,
+) -> None:
     with_scenario(harness, "batch-404:5")
     report = harness.run(job(20, on_lost="resend"))
     assert report.exit_status in {ExitStatus.DONE, ExitStatus.FAILED}
@@ -343,7 +345,7 @@ def test_an_interruption_leaves_batches_open_and_cancels_none(harness: RunHarnes
     report = harness.run(job(20), progress=interrupt)
     assert report.exit_status is ExitStatus.INTERRUPTED
     assert "cancel" not in harness.stats.requests
-    assert "still open at the server, and will be billed" in said(harness)
+    assert "still open at the server, and will be billed" in messages_of(harness)
     assert harness.run(job(20)).exit_status is ExitStatus.DONE
     everything_is_done_once(harness, items=20)
 
@@ -362,7 +364,7 @@ def test_answers_of_items_that_the_job_has_no_more_are_kept(harness: RunHarness)
 def test_auto_goes_the_ordinary_way_where_the_run_ends_before_a_batch_may(harness: RunHarness) -> None:
     harness.run(job(use="auto", more="deadline: 8h"))
     assert harness.stats.batches == 0
-    assert "sending the ordinary way" in said(harness)
+    assert "sending the ordinary way" in messages_of(harness)
     everything_is_done_once(harness)
 
 
@@ -376,7 +378,7 @@ def test_a_budget_is_kept_and_counts_items_in_batches(harness: RunHarness) -> No
 PRICES = "budget: {currency: USD, prices: {sim/chat: {input: 2, output: 8}}}"
 
 
-def test_plan_says_within_1_percent_what_1000_items_cost_one_by_one_and_in_batches(tmp_path: Path) -> None:
+def test_plan_states_within_1_percent_what_1000_items_cost_one_by_one_and_in_batches(tmp_path: Path) -> None:
     prompts = [f"{number} " + "word " * 480 for number in range(1000)]
     whole = {False: "", True: "batch: {use: always, max_items: 400}\n"}
     for in_batches, more in whole.items():

@@ -64,7 +64,7 @@ def notes(tmp_path: Path, **price: float) -> tuple[str, ...]:
     return loaded.budget.price_notes
 
 
-def test_a_job_that_asks_for_a_cache_is_told_which_of_its_prices_are_missing(tmp_path: Path) -> None:
+def test_a_job_that_asks_for_a_cache_learns_which_of_its_prices_are_missing(tmp_path: Path) -> None:
     assert notes(tmp_path, input=1, cache_read=0.1, cache_write=1.25) == ()
     assert notes(tmp_path, call=1) == ()
     assert notes(tmp_path, input=1, cache_write=2) == (

@@ -124,7 +124,7 @@ def test_pictures_in_replies_in_flight_are_kept_elsewhere_in_the_directory(slow:
     assert api.verify(str(slow.out)).sound
 
 
-def test_pictures_that_can_be_kept_nowhere_are_counted_as_unknown_and_told(slow: RunHarness) -> None:
+def test_pictures_that_can_be_kept_nowhere_are_counted_as_unknown_and_reported(slow: RunHarness) -> None:
     job = bytes_job(*PROMPTS)
     with read_only("images", "rescued", after=1):
         report = slow.run(job)
@@ -180,7 +180,7 @@ def test_answers_in_flight_are_received_when_a_file_of_records_is_refused(
 
 
 @pytest.mark.parametrize("name", ["results.jsonl", "superseded.jsonl", "failures.jsonl", "ledger", "lock", "run.json"])
-def test_what_is_refused_before_or_without_a_request_is_not_said_to_stop_requests(
+def test_what_is_refused_before_or_without_a_request_is_not_reported_to_stop_requests(
     harness: RunHarness, name: str
 ) -> None:
     harness.run(chat("one", "two"), limit=1)

@@ -100,7 +100,7 @@ def test_a_cut_leaves_every_text_of_its_request_in_doubt_and_they_go_again_toget
     assert report.status.sends.total == 2, "requests, not texts"
 
 
-def test_texts_in_doubt_are_held_where_the_job_says_so(tmp_path: Path) -> None:
+def test_texts_in_doubt_are_held_where_the_job_asks_for_it(tmp_path: Path) -> None:
     harness = RunHarness(tmp_path, world=World(scenario="reset-before-headers:1"))
     report = harness.run(job(*TEXTS, more="on_ambiguous: hold"))
     assert (report.exit_status, report.status.items.held, harness.stats.sends) == (ExitStatus.PAUSED, 7, 1)
@@ -152,7 +152,7 @@ def test_texts_that_never_get_a_vector_fail_once_their_attempts_are_used_up(tmp_
 
 
 @pytest.mark.parametrize(("most", "requests"), [(1, 7), (2, 4), (3, 3), (7, 1), (25, 1)])
-def test_a_request_carries_as_many_texts_as_the_job_says(tmp_path: Path, most: int, requests: int) -> None:
+def test_a_request_carries_as_many_texts_as_the_job_states(tmp_path: Path, most: int, requests: int) -> None:
     harness = RunHarness(tmp_path)
     report = harness.run(job(*TEXTS, more=f"limits: {{inputs_per_request: {most}}}"))
     assert (report.exit_status, harness.stats.sends) == (ExitStatus.DONE, requests)

@@ -211,7 +211,7 @@ def test_an_older_program_refuses_what_it_would_send_again(harness: RunHarness) 
     assert FALLBACK_VERSION > 4
 
 
-def test_what_cannot_ask_models_one_after_another_says_so(harness: RunHarness) -> None:
+def test_what_cannot_ask_models_one_after_another_reports_it(harness: RunHarness) -> None:
     with pytest.raises(JobMistakesError, match="which `batch:` cannot do"):
         harness.run(job("one", first="sim/a", more="batch: {use: auto}"))
     with pytest.raises(JobMistakesError, match="cannot be compared"):
@@ -230,7 +230,7 @@ def test_a_budget_counts_both_models(harness: RunHarness) -> None:
     assert harness.stats.sends == 7
 
 
-def test_rows_alone_say_what_was_sent_on_when_the_ledger_is_gone(harness: RunHarness) -> None:
+def test_rows_alone_state_what_was_sent_on_when_the_ledger_is_gone(harness: RunHarness) -> None:
     text = job("one", "two", first="sim/a#content-filter", then=["sim/b#content-filter", "sim/c"])
     harness.run(text)
     sends = harness.stats.sends

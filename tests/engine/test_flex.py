@@ -8,7 +8,7 @@ from tests.support.engine import RunHarness, World, chat
 FLEX = "params: {service_tier: flex}\nretry: {attempts: 2}\nlimits: {concurrency: 1}"
 
 
-def test_no_room_for_flex_is_an_overload_that_passes(harness: RunHarness, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_capacity_for_flex_is_an_overload_that_passes(harness: RunHarness, monkeypatch: pytest.MonkeyPatch) -> None:
     refusal = Refusal(status=429, shape="C", message="Resource unavailable", code="resource_unavailable")
     monkeypatch.setitem(REFUSALS, "T1", refusal)
     monkeypatch.setenv("OPENAI_API_KEY", "sk-of-nobody-at-all")

@@ -34,7 +34,7 @@ def test_nothing_leaves_without_a_grant_and_each_grant_is_one_request() -> None:
     assert (pace.used, pace.unused, pace.day_limit) == (2, 0, (10, 8))
 
 
-def test_a_grant_expires_and_is_told_as_unused() -> None:
+def test_a_grant_expires_and_is_reported_as_unused() -> None:
     pace = LeasedPace(Limits())
     pace.granted(Granted(requests=3, every_s=1.0, valid_s=0.5), 0.0)
     assert pace.wait_s(1.2) == 0.0

@@ -101,7 +101,7 @@ def test_a_video_of_every_server_is_kept_with_its_type_and_digest(
     assert (len(state.orders), state.wrong) == (1, [])
 
 
-def test_a_finished_run_is_sound_and_sends_nothing_more(tmp_path: Path, server: Played) -> None:
+def test_a_finished_run_is_intact_and_sends_nothing_more(tmp_path: Path, server: Played) -> None:
     assert ran(tmp_path, server).exit_status is ExitStatus.DONE
     assert api.verify(str(tmp_path / "out")).findings == ()
     assert ran(tmp_path, server).exit_status is ExitStatus.DONE

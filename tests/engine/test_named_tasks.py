@@ -50,13 +50,13 @@ class Comfy:
             return await self._order(json.loads(request.body or b""), decoder)
         if path == "/queue":
             rows: list[Json] = [[1, task, {}] for task in self.tasks]
-            return _told(decoder, 200, {"queue_running": rows[:1], "queue_pending": rows[1:]})
+            return _decoded(decoder, 200, {"queue_running": rows[:1], "queue_pending": rows[1:]})
         task = path.removeprefix("/history/")
         self.polls[task] = self.polls.get(task, 0) + 1
         if task not in self.tasks or self.polls[task] < 3:
-            return _told(decoder, 200, {})
+            return _decoded(decoder, 200, {})
         picture: Json = {"filename": f"{self.tasks[task]}.png", "subfolder": "", "type": "output"}
-        return _told(
+        return _decoded(
             decoder, 200, {task: {"status": {"status_str": "success"}, "outputs": {"9": {"images": [picture]}}}}
         )
 
@@ -73,14 +73,14 @@ class Comfy:
             case "reset" | "timeout":
                 return decoder.end(Interrupted(cause=fate, message=fate, sent=True))
             case "error":
-                return _told(decoder, 500, {"error": "out of memory"})
+                return _decoded(decoder, 500, {"error": "out of memory"})
             case "half a reply":
                 decoder.begin(_head(200))
                 decoder.feed(b'{"prom')
                 return decoder.end(Interrupted(cause="reset", message="reset", sent=True))
             case "reply":
                 pass
-        return _told(decoder, 200, {"prompt_id": body["prompt_id"], "number": 1, "node_errors": {}})
+        return _decoded(decoder, 200, {"prompt_id": body["prompt_id"], "number": 1, "node_errors": {}})
 
     async def fetch(self, url: str, *, account: str = "") -> bytes | Problem:
         return png_of(url)
@@ -94,7 +94,7 @@ def _head(status: int) -> ResponseHead:
     return ResponseHead(status=status, headers={"content-type": "application/json"}, received_at=BEGAN)
 
 
-def _told(decoder: Decoder[T], status: int, value: Json) -> T:
+def _decoded(decoder: Decoder[T], status: int, value: Json) -> T:
     decoder.begin(_head(status))
     decoder.feed(json.dumps(value).encode())
     return decoder.end(Completed())

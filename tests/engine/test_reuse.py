@@ -49,7 +49,7 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TwoRuns:
     return TwoRuns(tmp_path)
 
 
-def is_sound(runs: TwoRuns) -> bool:
+def is_intact(runs: TwoRuns) -> bool:
     return api.verify(str(runs.second.out)).sound
 
 
@@ -67,7 +67,7 @@ def test_what_the_other_run_has_is_taken_and_only_the_rest_is_sent(runs: TwoRuns
         assert row["reused"] == {"run": str(runs.first.out), "id": was["id"]}
         assert (row["attempts"], row["ambiguous"]) == (0, 0)
     assert all("reused" not in row for row in rows[4:])
-    assert is_sound(runs)
+    assert is_intact(runs)
 
 
 def test_a_row_has_the_present_label_of_its_item(runs: TwoRuns) -> None:
@@ -86,7 +86,7 @@ def test_another_request_is_no_match(runs: TwoRuns) -> None:
     assert runs.second.stats.sends == 6
 
 
-def test_plan_says_how_many_answers_would_be_taken_and_status_how_many_were(runs: TwoRuns) -> None:
+def test_plan_states_how_many_answers_would_be_taken_and_status_how_many_were(runs: TwoRuns) -> None:
     runs.ask(*QUESTIONS[:4])
     runs.ask_again(*QUESTIONS, limit=1)
     planned = runs.plan()
@@ -136,7 +136,7 @@ def test_failed_items_are_taken_once_they_are_asked_for_again(runs: TwoRuns) -> 
     assert runs.ask_again(*QUESTIONS[:2]).status.items.failed == 2, "a failure stays one until somebody asks"
     status = runs.ask_again(*QUESTIONS[:2], retry_failed=True).status
     assert (status.items.done, status.items.failed, status.reused) == (2, 0, 2)
-    assert is_sound(runs)
+    assert is_intact(runs)
 
 
 def test_held_items_are_taken_and_their_doubt_stays_counted(runs: TwoRuns) -> None:
@@ -146,10 +146,10 @@ def test_held_items_are_taken_and_their_doubt_stays_counted(runs: TwoRuns) -> No
     assert runs.second.run(chat(*QUESTIONS[:2], more=hold)).status.items.held == 2
     status = runs.ask_again(*QUESTIONS[:2], more=hold).status
     assert (status.items.done, status.items.held, status.sends.possible_duplicates) == (2, 0, 2)
-    assert is_sound(runs)
+    assert is_intact(runs)
 
 
-def test_answers_that_make_room_for_others_are_taken_from_superseded_rows(runs: TwoRuns) -> None:
+def test_answers_that_make_way_for_others_are_taken_from_superseded_rows(runs: TwoRuns) -> None:
     runs.ask(*QUESTIONS[:2])
     runs.ask(*QUESTIONS[2:4])
     assert len(json_lines(runs.first.out / "superseded.jsonl")) == 2
@@ -185,7 +185,7 @@ def test_a_simulated_job_takes_from_the_simulated_twin(tmp_path: Path) -> None:
     assert Path(found[0]).resolve() == tmp_path / "outputs" / "first.simulated"
 
 
-def test_lines_that_are_no_rows_are_told_and_the_others_are_taken(runs: TwoRuns) -> None:
+def test_lines_that_are_no_rows_are_reported_and_the_others_are_taken(runs: TwoRuns) -> None:
     runs.ask(*QUESTIONS[:3])
     path = runs.first.out / "results.jsonl"
     lines = path.read_bytes().splitlines(keepends=True)
@@ -218,7 +218,7 @@ def test_rows_that_reached_the_disk_before_a_crash_are_adopted_as_taken(
     status = runs.ask_again(*QUESTIONS).status
     assert (status.items.done, status.reused, status.sends.total, runs.second.stats.sends) == (6, 6, 0, 0)
     assert status.usage.input_tokens is None
-    assert is_sound(runs)
+    assert is_intact(runs)
 
 
 def test_a_run_is_stopped_between_two_portions_and_goes_on(runs: TwoRuns, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -294,7 +294,7 @@ def test_a_next_model_s_answer_is_taken_when_its_turn_comes(runs: TwoRuns, answe
         (number < answered, row["prompt_id"]) for number, row in enumerate(rows)
     ]
     assert f"answers of next models taken from other runs: {answered} (nothing was sent for them)" in runs.second.said
-    assert is_sound(runs)
+    assert is_intact(runs)
     assert runs.second.run(in_turn(*QUESTIONS, more=runs.reuse)).status.sends.total == 12 - answered
 
 
@@ -313,7 +313,7 @@ def test_a_death_between_the_hand_over_and_the_taken_row_costs_nothing(
     status = runs.second.run(in_turn(*QUESTIONS, more=runs.reuse)).status
     assert (status.items.done, status.reused) == (6, 6)
     assert {event["model"] for event in runs.second.events("intent")} == {"sim/a#content-filter"}
-    assert is_sound(runs)
+    assert is_intact(runs)
 
 
 def test_the_source_does_not_bring_what_is_taken_at_the_hand_over(
@@ -337,7 +337,7 @@ def test_the_source_does_not_bring_what_is_taken_at_the_hand_over(
     status = runs.second.run(in_turn(*many, more=f"{runs.reuse}{limit}"), retry_failed=True).status
     assert (status.items.done, status.reused) == (60, 50)
     assert len([event for event in runs.second.events("intent") if event["model"] == "sim/chat"]) == 20
-    assert is_sound(runs)
+    assert is_intact(runs)
 
 
 PICTURES = ["a cat", "a dog", "a boat"]
@@ -351,7 +351,7 @@ def test_a_next_model_s_picture_that_cannot_be_taken_is_made_again(runs: TwoRuns
     assert (status.items.done, status.reused) == (3, 2)
     assert len([event for event in runs.second.events("intent") if event["model"] == "Qwen/Qwen-Image"]) == 1
     assert any("1 of the answers cannot be taken" in line for line in runs.second.said)
-    assert is_sound(runs)
+    assert is_intact(runs)
 
 
 def test_pictures_are_copied_and_stay_when_the_other_run_is_removed(runs: TwoRuns) -> None:
@@ -360,11 +360,11 @@ def test_pictures_are_copied_and_stay_when_the_other_run_is_removed(runs: TwoRun
     assert (status.items.done, status.reused, runs.second.stats.sends) == (3, 3, 0)
     shutil.rmtree(runs.first.out)
     assert all((runs.second.out / row["output"]["images"][0]["path"]).stat().st_size for row in runs.second.rows())
-    assert is_sound(runs)
+    assert is_intact(runs)
 
 
 @pytest.mark.parametrize("damage", ["gone", "changed", "cut", "link"])
-def test_a_picture_that_is_not_what_its_row_says_is_made_again_and_told(runs: TwoRuns, damage: str) -> None:
+def test_a_picture_that_is_not_what_its_row_states_is_made_again_and_reported(runs: TwoRuns, damage: str) -> None:
     runs.first.run(image(*PICTURES))
     picture = runs.first.out / runs.first.rows()[1]["output"]["images"][0]["path"]
     data = picture.read_bytes()
@@ -378,7 +378,7 @@ def test_a_picture_that_is_not_what_its_row_says_is_made_again_and_told(runs: Tw
     status = runs.second.run(image(*PICTURES, more=runs.reuse)).status
     assert (status.items.done, status.reused, runs.second.stats.sends) == (3, 2, 1)
     assert any("1 of the answers cannot be taken and will be sent" in line for line in runs.second.said)
-    assert is_sound(runs)
+    assert is_intact(runs)
     assert not list(runs.second.out.glob("images/*.tmp*"))
 
 
@@ -393,7 +393,7 @@ def test_a_row_whose_path_leads_elsewhere_takes_nothing_from_there(runs: TwoRuns
 
 
 @pytest.mark.parametrize("damage", ["gone", "cut", "link"])
-def test_plan_and_rehearsal_count_what_cannot_be_taken_as_sent_and_say_so(runs: TwoRuns, damage: str) -> None:
+def test_plan_and_rehearsal_count_what_cannot_be_taken_as_sent_and_report_it(runs: TwoRuns, damage: str) -> None:
     runs.first.run(image(*PICTURES))
     for row in runs.first.rows()[:2]:
         picture = runs.first.out / row["output"]["images"][0]["path"]
@@ -412,7 +412,7 @@ def test_plan_and_rehearsal_count_what_cannot_be_taken_as_sent_and_say_so(runs: 
     assert api.rehearse(job, seed=1).calls == 2
 
 
-def test_pictures_that_cannot_be_taken_are_told_in_one_line(runs: TwoRuns) -> None:
+def test_pictures_that_cannot_be_taken_are_reported_in_one_line(runs: TwoRuns) -> None:
     runs.first.run(image(*PICTURES))
     shutil.rmtree(runs.first.out / "images")
     assert runs.second.run(image(*PICTURES, more=runs.reuse)).status.reused == 0

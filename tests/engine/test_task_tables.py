@@ -90,6 +90,6 @@ def test_a_job_goes_from_order_to_picture_at_every_server(ran: dict[str, Ran], n
 
 
 @pytest.mark.parametrize("name", SERVERS)
-def test_the_key_is_sent_as_the_table_says_and_stands_nowhere(ran: dict[str, Ran], name: str) -> None:
+def test_the_key_is_sent_as_the_table_states_and_stands_nowhere(ran: dict[str, Ran], name: str) -> None:
     assert ran[name].state.wrong == []
     no_byte_holds(ran[name].folder, KEY)

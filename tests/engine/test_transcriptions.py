@@ -37,7 +37,7 @@ def three(harness: RunHarness) -> RunHarness:
     return harness
 
 
-def test_a_folder_of_sounds_needs_nothing_but_its_name(three: RunHarness) -> None:
+def test_a_folder_of_audio_files_needs_nothing_but_its_name(three: RunHarness) -> None:
     assert three.run(job()).exit_status is ExitStatus.DONE
     said = words(three)
     assert len(said) == len(set(said.values())) == 3
@@ -95,7 +95,7 @@ def test_silence_is_not_paid_for_again(tmp_path: Path) -> None:
     assert (row["output"]["text"], row["output"]["flags"], sends) == ("", ["empty_transcript"], 1)
 
 
-def test_a_sound_that_the_server_refuses_fails_alone_with_its_words(tmp_path: Path) -> None:
+def test_an_audio_file_that_the_server_refuses_fails_alone_with_its_words(tmp_path: Path) -> None:
     harness = RunHarness(tmp_path, world=World(scenario="tr-too-short"))
     files(harness.folder, one_mp3=MP3)
     assert harness.run(job()).exit_status is ExitStatus.FAILED
@@ -113,7 +113,7 @@ def test_a_sound_that_the_server_refuses_fails_alone_with_its_words(tmp_path: Pa
         ({"notes_txt": b"a text"}, "names no file of sound"),
     ],
 )
-def test_what_is_no_sound_is_named_before_anything_is_sent(
+def test_what_is_no_audio_is_named_before_anything_is_sent(
     harness: RunHarness, named: dict[str, bytes], said: str
 ) -> None:
     files(harness.folder, **named)
@@ -123,7 +123,7 @@ def test_what_is_no_sound_is_named_before_anything_is_sent(
     assert harness.stats.sends == 0
 
 
-def test_a_table_names_the_files_and_a_prompt_says_how_names_are_written(three: RunHarness) -> None:
+def test_a_table_names_the_files_and_a_prompt_states_how_names_are_written(three: RunHarness) -> None:
     (three.folder / "t.csv").write_text("call,who\nsounds/one.mp3,Zoë\nsounds/two.flac,\n", "utf-8")
     source = '{file: t.csv, template: "{{ who }}", id: "{{ row }}"}'
     assert three.run(job('files: ["{{ call }}"]', source=source)).exit_status is ExitStatus.DONE

@@ -163,7 +163,7 @@ def test_without_verdicts_there_is_no_pair() -> None:
 
 
 @pytest.mark.parametrize("shape", ["messages", "sharegpt"])
-def test_names_of_documents_and_sound_stand_beside_the_conversation_not_among_its_pictures(shape: str) -> None:
+def test_names_of_documents_and_audio_stand_beside_the_conversation_not_among_its_pictures(shape: str) -> None:
     row = chat_row("a", files=[{"name": "a.pdf", "sha256": "0"}, {"name": "b.mp3", "sha256": "1"}])
     (line,) = objects(shape, row)
     assert (line["files"], "images" in line) == (["a.pdf", "b.mp3"], False)

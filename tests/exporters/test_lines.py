@@ -129,7 +129,7 @@ def test_a_sample_is_a_picture_and_its_row() -> None:
     }
 
 
-def test_a_sample_is_a_video_or_a_sound_and_its_row() -> None:
+def test_a_sample_is_a_video_or_an_audio_file_and_its_row() -> None:
     files = [
         {"path": "media/a.mp4", "sha256": "s", "type": "video/mp4", "format": "MP4", "bytes": 5},
         {"path": "media/a-2.wav", "sha256": "s", "type": "audio/wav", "format": "WAV", "bytes": 900},

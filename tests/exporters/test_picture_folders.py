@@ -105,7 +105,7 @@ def test_the_card_of_hf_names_no_place_of_this_machine(drawn: RunHarness) -> Non
         ({"path": ".", "run": False, "count": 15}, '"count": 15'),
     ],
 )
-def test_the_card_of_hf_says_what_a_job_read_without_the_places(
+def test_the_card_of_hf_states_what_a_job_read_without_the_places(
     drawn: RunHarness, prompts: dict[str, Any], shown: str
 ) -> None:
     path = drawn.out / "run.json"

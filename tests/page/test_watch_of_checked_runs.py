@@ -64,15 +64,15 @@ def test_a_run_and_its_judge_are_watched_as_the_runs_that_they_are(tmp_path: Pat
 
     watched(judge, visit_judge)
 
-    async def is_told(client: Client) -> bool:
+    async def is_notified(client: Client) -> bool:
         return f"judge {judge.name}: 2 of 2 done" in " ".join((await client.rows())["notes"])
 
     async def visit(client: Client) -> None:
         assert len(await client.ids()) == 2
-        assert not await is_told(client)
+        assert not await is_notified(client)
         (judge / "away").rename(judge / "ledger")  # as while a judge works: the run's own ledger stays as it is
         for _ in range(1_200):
-            if await is_told(client):
+            if await is_notified(client):
                 return
             await asyncio.sleep(0.05)
         raise AssertionError((await client.rows())["notes"])

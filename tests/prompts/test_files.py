@@ -111,7 +111,7 @@ def test_what_cannot_be_given_is_a_bad_row(tmp_path: Path, name: str, says: str)
     assert says in said
 
 
-def test_a_dialect_without_a_part_for_the_kind_refuses_it_and_says_what_it_takes(tmp_path: Path) -> None:
+def test_a_dialect_without_a_part_for_the_kind_refuses_it_and_states_what_it_takes(tmp_path: Path) -> None:
     (tmp_path / "a.mp3").write_bytes(MP3)
     said = mistake(speaking("anthropic-messages", job_of(listing("x"), folder=tmp_path, files=("a.mp3",))))
     assert "`a.mp3` is MP3, for which the dialect anthropic-messages has no part: it takes PDF" in said
@@ -154,7 +154,7 @@ def ready(*content: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("part", "name", "found"), [(SOUND, "data:audio/mp3;base64", MP3), (PAPER, "a.pdf", PDF)], ids=["sound", "paper"]
 )
-def test_a_ready_request_is_sent_as_it_stands_and_its_file_is_told(
+def test_a_ready_request_is_sent_as_it_stands_and_its_file_is_reported(
     tmp_path: Path, part: dict[str, Any], name: str, found: bytes
 ) -> None:
     asked = ready(WORDS, part)

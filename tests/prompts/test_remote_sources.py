@@ -172,7 +172,7 @@ def test_equal_digests_are_equal_states_on_the_server(web: WebFiles) -> None:
     assert digest_of_items(asked) not in {before, None}
 
 
-def test_a_server_that_tells_no_state_has_no_digest(web: WebFiles) -> None:
+def test_a_server_that_reports_no_state_has_no_digest(web: WebFiles) -> None:
     web.gives_states = False
     asked = job(web, "a.jsonl", ROWS)
     assert digest_of_items(asked) is None

@@ -74,7 +74,7 @@ def test_pictures_stand_before_the_text_of_the_last_user_turn() -> None:
     ]
 
 
-def test_a_schema_goes_beside_what_the_job_says_of_the_text() -> None:
+def test_a_schema_goes_beside_what_the_job_states_of_the_text() -> None:
     form = {"type": "json_schema", "name": "answer", "schema": BOOK}
     assert sent(item(schema=BOOK))["text"] == {"format": form}
     params: dict[str, Json] = {"text": {"verbosity": "low"}}
@@ -98,7 +98,7 @@ def test_a_correction_comes_last() -> None:
     assert "n is missing" in said[-1]["content"]
 
 
-def test_ready_messages_of_chat_are_said_in_the_words_of_responses() -> None:
+def test_ready_messages_of_chat_are_written_in_the_words_of_responses() -> None:
     call: Json = {"id": "c1", "type": "function", "function": {"name": "look", "arguments": "{}"}}
     picture: Json = {"type": "image_url", "image_url": {"url": "https://e.example/a.png", "detail": "low"}}
     raw: list[dict[str, Json]] = [
@@ -223,7 +223,7 @@ def test_the_event_of_the_end_has_the_last_word() -> None:
     assert streamed(delta, {"type": "response.completed", "response": end}) == whole(end)
 
 
-def test_an_end_that_repeats_nothing_leaves_what_the_events_said() -> None:
+def test_an_end_that_repeats_nothing_leaves_what_the_events_stated() -> None:
     said = [
         {"type": "response.reasoning_summary_text.delta", "output_index": 0, "summary_index": 0, "delta": "H"},
         {"type": "response.reasoning_summary_text.delta", "output_index": 0, "summary_index": 0, "delta": "m."},
@@ -265,7 +265,7 @@ DELTA: dict[str, Json] = {"type": "response.output_text.delta", "output_index": 
         ({"type": "response.in_progress", "response": response(status="in_progress")}, K.STREAM_CUT),
     ],
 )
-def test_an_error_in_a_stream_says_whether_an_answer_was_under_way(last: dict[str, Json], kind: ProblemKind) -> None:
+def test_an_error_in_a_stream_states_whether_an_answer_was_under_way(last: dict[str, Json], kind: ProblemKind) -> None:
     begun, fresh = streamed(DELTA, last), streamed(last)
     assert (begun.kind, fresh.kind) == (kind, kind)
     assert (begun.under_way, fresh.under_way) == (kind is not K.STREAM_CUT, False)

@@ -41,7 +41,7 @@ def of(name: str) -> TableTasks:
     return made
 
 
-def test_every_table_says_how_its_tasks_are_cancelled_or_that_they_are_not() -> None:
+def test_every_table_states_how_its_tasks_are_cancelled_or_that_they_are_not() -> None:
     assert set(CANCELS) == set(shipped_tables())
 
 

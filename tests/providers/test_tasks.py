@@ -82,12 +82,12 @@ def verdict(outcome: PollOutcome) -> Verdict:
             return "gone" if kind is K.TASK_NOT_FOUND else "of the poll"
 
 
-def told(value: Json) -> bytes:
+def body_of(value: Json) -> bytes:
     return json.dumps(value).encode()
 
 
 def answers(make: Callable[[], Decoder[T]], reply: Json, status: int = 200) -> T:
-    return read_every_way(make, head(status), told(reply))
+    return read_every_way(make, head(status), body_of(reply))
 
 
 @cache
@@ -178,7 +178,7 @@ def test_every_reply_with_a_result_is_read(name: str, reply: Reply) -> None:
 def test_every_reply_about_what_waits_is_read(name: str, reply: Reply) -> None:
     status, value, expected = reply
     assert verdict(answers(lambda: queue_decoder(name), value, status)) == expected
-    _cut(lambda: queue_decoder(name), told(value), status)
+    _cut(lambda: queue_decoder(name), body_of(value), status)
 
 
 def test_an_order_carries_the_id_that_the_client_chose() -> None:
@@ -202,7 +202,7 @@ def endings() -> tuple[Ending, ...]:
 
 @pytest.mark.parametrize("name", SERVERS)
 def test_half_a_reply_to_an_order_is_the_whole_id_or_none(name: str) -> None:
-    body = told(SERVERS[name].submit)
+    body = body_of(SERVERS[name].submit)
     kept = 0
     for cut in range(len(body)):
         for ending in endings():
@@ -221,13 +221,13 @@ def test_half_a_reply_to_an_order_is_the_whole_id_or_none(name: str) -> None:
 def test_half_a_reply_to_a_poll_ends_no_task(name: str, reply: Reply) -> None:
     status, value, _ = reply
     made_of, addresses = dialect(name), addresses_of(name)
-    _cut(lambda: made_of.poll_decoder("TASK", addresses), told(value), status)
+    _cut(lambda: made_of.poll_decoder("TASK", addresses), body_of(value), status)
 
 
 @pytest.mark.parametrize(("name", "reply"), RESULTS)
 def test_half_a_result_ends_no_task(name: str, reply: Reply) -> None:
     status, value, _ = reply
-    _cut(lambda: result_decoder(name), told(value), status)
+    _cut(lambda: result_decoder(name), body_of(value), status)
 
 
 def _cut(make: Callable[[], Decoder[PollOutcome]], body: bytes, status: int) -> None:
@@ -369,15 +369,15 @@ POLLED: dict[str, tuple[int, Json, Verdict]] = {
 
 
 @pytest.mark.parametrize(("status", "reply", "expected"), POLLED.values(), ids=POLLED.keys())
-def test_what_a_poll_says_of_the_task_and_what_only_of_itself(status: int, reply: Json, expected: Verdict) -> None:
-    body = reply.encode() if isinstance(reply, str) and reply.startswith("<") else told(reply)
+def test_what_a_poll_states_of_the_task_and_what_only_of_itself(status: int, reply: Json, expected: Verdict) -> None:
+    body = reply.encode() if isinstance(reply, str) and reply.startswith("<") else body_of(reply)
     content = "text/html" if body.startswith(b"<") else "application/json"
     outcome = read_every_way(lambda: made(PLAIN).poll_decoder("T"), head(status, content), body)
     assert verdict(outcome) == expected
 
 
 @pytest.mark.parametrize("status", [401, 403, 404, 429, 500, 503])
-def test_a_refused_request_for_the_result_says_nothing_of_the_task(status: int) -> None:
+def test_a_refused_request_for_the_result_states_nothing_of_the_task(status: int) -> None:
     table = PLAIN.replace("result: {", 'result: {path: "/results/{id}", ')
     found = asked({"status": "ready"}, table=table)
     assert isinstance(found, FollowUp)
@@ -400,7 +400,7 @@ def test_the_words_of_a_table_name_the_kind_of_a_refusal() -> None:
     assert (failed.kind, failed.of_task, refused.kind) == (K.QUOTA_MODEL, True, K.OVERLOADED)
 
 
-def test_the_seconds_that_a_server_asks_for_are_heard() -> None:
+def test_the_seconds_that_a_server_asks_for_are_followed() -> None:
     outcome = asked(
         {"status": "waiting", "eta": 12}, table=PLAIN.replace("state: [status]", "state: [status], wait: eta")
     )

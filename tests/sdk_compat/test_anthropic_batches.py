@@ -23,7 +23,7 @@ OURS = AnthropicBatches(SIMULATOR, AnthropicMessages(SIMULATOR))
 ITEMS = [replace(item(f"question {number}", model="M/m"), id=str(number), key=f"{number:032x}") for number in range(5)]
 
 
-def told(scenario: str) -> tuple[list[MessageBatch], list[MessageBatchIndividualResponse], tuple[Reply, ...]]:
+def answers_to(scenario: str) -> tuple[list[MessageBatch], list[MessageBatchIndividualResponse], tuple[Reply, ...]]:
     """A batch from its order to its results, as the SDK reads it, and all replies."""
     looks: list[MessageBatch] = []
     results: list[MessageBatchIndividualResponse] = []
@@ -46,7 +46,7 @@ def told(scenario: str) -> tuple[list[MessageBatch], list[MessageBatchIndividual
 
 @pytest.mark.parametrize("scenario", ["ok", "batch-expires:60", "batch-all-errors"])
 def test_the_sdk_and_our_decoders_agree_on_a_message_batch(scenario: str) -> None:
-    looks, results, replies = told(scenario)
+    looks, results, replies = answers_to(scenario)
     ours = replies[len(looks) - 1].read_with(OURS.looked())
     assert isinstance(ours, BatchLook)
     assert (ours.batch_id, ours.state, ours.word) == (looks[-1].id, "ended", looks[-1].processing_status)

@@ -26,7 +26,7 @@ ITEMS = [replace(item(f"question {number}", model="M/m"), id=str(number), key=f"
 KEY = "f" * 32
 
 
-def told(scenario: str) -> tuple[list[Batch], list[bytes], tuple[Reply, ...]]:
+def answers_to(scenario: str) -> tuple[list[Batch], list[bytes], tuple[Reply, ...]]:
     """A batch from its upload to its results: (what the SDK read of it, its result files, all replies)."""
     looks: list[Batch] = []
     files: list[bytes] = []
@@ -57,7 +57,7 @@ def told(scenario: str) -> tuple[list[Batch], list[bytes], tuple[Reply, ...]]:
 
 @pytest.mark.parametrize("scenario", ["ok", "batch-expires:60", "batch-too-much:2", "batch-all-errors"])
 def test_the_sdk_and_our_decoders_agree_on_a_batch(scenario: str) -> None:
-    sdk, files, replies = told(scenario)
+    sdk, files, replies = answers_to(scenario)
     assert isinstance(replies[0].read_with(OURS.uploaded()), str)
     ours = [reply.read_with(OURS.looked()) for reply in replies[1 : 1 + len(sdk)]]
     for theirs, our in zip(sdk, ours, strict=True):

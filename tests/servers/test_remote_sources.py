@@ -85,14 +85,14 @@ def test_pictures_of_a_folder_in_a_store_are_sent_by_their_bytes(store: Any, tmp
         ("s3://prompts/no-such-folder/", "nothing of this name"),
     ],
 )
-def test_what_is_not_there_is_told_before_anything_is_sent(store: Any, tmp_path: Path, file: str, said: str) -> None:
+def test_what_is_missing_is_reported_before_anything_is_sent(store: Any, tmp_path: Path, file: str, said: str) -> None:
     ended = run_job(write_job(tmp_path, file))
     assert ended.status == 2
     assert said in ended.stderr
     assert "Traceback" not in ended.stderr
 
 
-def test_a_store_without_a_right_to_read_says_so_and_shows_no_key(
+def test_a_store_without_a_right_to_read_reports_it_and_shows_no_key(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with moto(tmp_path, port=free_port()) as env:
@@ -108,7 +108,7 @@ def test_a_store_without_a_right_to_read_says_so_and_shows_no_key(
     assert SECRET_KEY not in ended.stderr
 
 
-def test_a_job_without_credentials_is_told_which_variables_are_missing(
+def test_a_job_without_credentials_learns_which_variables_are_missing(
     store: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")

@@ -26,7 +26,7 @@ def boxes(data: bytes, start: int = 0, end: int | None = None) -> Iterator[tuple
 
 
 @pytest.mark.parametrize("frames", [1, 3, 40])
-def test_the_frames_lie_where_the_index_says(frames: int) -> None:
+def test_the_frames_lie_where_the_index_states(frames: int) -> None:
     pictures = [PLACEHOLDER + bytes(number) for number in range(frames)]
     data = mp4_of(pictures, (64, 48))
     found = {kind: data[start:end] for kind, start, end in boxes(data)}

@@ -104,7 +104,7 @@ def test_a_price_of_another_type_is_a_mistake_and_no_price_is_none(folder: Path,
 
 
 @pytest.mark.parametrize(("has", "lacks"), [("input", "output"), ("output", "input")])
-def test_half_a_price_is_told_and_a_limit_of_money_does_not_stand_on_it(folder: Path, has: str, lacks: str) -> None:
+def test_half_a_price_is_reported_and_a_limit_of_money_does_not_stand_on_it(folder: Path, has: str, lacks: str) -> None:
     entry: Tree = {f"{has}_cost_per_token": 1e-6}
     (folder / "half.json").write_text(json.dumps({"small": entry}))
     (note,) = (note for note in notes_of(load(folder, {"prices": "half.json"})) if "no price" in note)
@@ -158,7 +158,7 @@ def test_prices_of_the_job_win(folder: Path) -> None:
     assert prices_of(job)["large"].input_per_million == pytest.approx(3)
 
 
-def test_a_tier_has_its_own_price_or_it_is_said(folder: Path) -> None:
+def test_a_tier_has_its_own_price_or_it_is_reported(folder: Path) -> None:
     job = load(folder, {"prices": "prices.json"}, models=("small", "large"), params={"service_tier": "flex"})
     assert prices_of(job)["small"].input_per_million == pytest.approx(0.05)
     assert prices_of(job)["small"].output_per_million == pytest.approx(0.4)
@@ -239,7 +239,7 @@ def test_another_currency_than_the_table_s_is_a_mistake(folder: Path, monkeypatc
 
 
 @pytest.mark.skipif(importlib.util.find_spec("litellm") is not None, reason="litellm is installed here")
-def test_without_the_package_the_mistake_says_what_to_do(folder: Path) -> None:
+def test_without_the_package_the_mistake_states_what_to_do(folder: Path) -> None:
     with pytest.raises(JobMistakesError, match=r"needs litellm's table of prices.*pip install litellm"):
         load(folder, {"prices": "litellm"})
 
@@ -258,7 +258,7 @@ def test_a_budget_that_is_changed_while_it_runs_keeps_its_prices(folder: Path) -
     assert changed.budget == replace(job.budget, money=9)
 
 
-def test_plan_says_what_the_simulator_then_counts_and_whose_prices_these_are(
+def test_plan_states_what_the_simulator_then_counts_and_whose_prices_these_are(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(folder)

@@ -99,7 +99,7 @@ def test_a_window_is_two_times_of_day(load: Load, written: str, shown: str, open
         ("Sat - Sun 8:00-9:00", "sat,sun 08:00-09:00"),
     ],
 )
-def test_a_window_has_days_of_the_week_and_its_text_says_the_same(load: Load, written: str, shown: str) -> None:
+def test_a_window_has_days_of_the_week_and_its_text_states_the_same(load: Load, written: str, shown: str) -> None:
     window = load(CHAT + f"window: {written}").window
     assert window is not None
     assert window.shown == shown

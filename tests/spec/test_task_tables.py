@@ -46,7 +46,7 @@ def mistakes(folder: Path, **keys: Any) -> tuple[Mistake, ...]:
 
 
 @pytest.mark.parametrize("name", shipped_tables())
-def test_every_shipped_table_is_sound_and_names_its_source_and_its_key(name: str, tmp_path: Path) -> None:
+def test_every_shipped_table_is_valid_and_names_its_source_and_its_key(name: str, tmp_path: Path) -> None:
     body = {"body_file": "graph.json"} if name == "comfyui" else {}
     provider = loaded(tmp_path, provider={"task": name, **body}).provider
     assert provider.task is not None
@@ -195,7 +195,7 @@ def test_a_mistake_in_a_table_is_named_with_its_file_line_and_key(
 
 
 @pytest.mark.parametrize("name", sorted(WRONG.keys() - {"no YAML", "nothing", "no mapping"}))
-def test_a_mistake_in_a_table_says_what_is_expected_or_what_to_do(tmp_path: Path, name: str) -> None:
+def test_a_mistake_in_a_table_states_what_is_expected_or_what_to_do(tmp_path: Path, name: str) -> None:
     (found,) = mistakes(tmp_path, table=WRONG[name][0])
     assert found.expected or found.hint or "needs" in found.problem
 

@@ -195,7 +195,7 @@ def test_a_store_without_credentials_names_the_variables_that_are_missing(
     assert missing not in words[0]
 
 
-def test_a_store_that_is_silent_is_told_before_there_is_anything_to_upload(
+def test_a_store_that_is_silent_is_reported_before_there_is_anything_to_upload(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(

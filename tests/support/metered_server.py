@@ -68,7 +68,7 @@ class Meter:
         self.first, self.last = now if self.first is None else self.first, now
         return True
 
-    def says(self) -> dict[str, Any]:
+    def figures(self) -> dict[str, Any]:
         """Requests paid for, prompts, the most for one prompt, refusals, seconds from first to last paid one."""
         return {
             "paid": self.paid.total(),
@@ -106,7 +106,7 @@ async def _answer(meter: Meter, reader: asyncio.StreamReader, writer: asyncio.St
     length = next((int(line.split(":")[1]) for line in head.splitlines() if line.startswith("content-length:")), 0)
     body = await reader.readexactly(length)
     if head.startswith("get"):
-        status, said = "200 OK", meter.says()
+        status, said = "200 OK", meter.figures()
     elif meter.takes(json.loads(body)["messages"][-1]["content"], asyncio.get_running_loop().time()):
         await asyncio.sleep(meter.latency_s)  # the server's own pace, not a wait for something
         status, said = "200 OK", _ANSWER

@@ -126,17 +126,17 @@ class _Handler(BaseHTTPRequestHandler):
         reply = self.state.order(body)
         time.sleep(self.state.order_s)  # a real server takes real time
         with contextlib.suppress(ConnectionError):  # who asked may have been killed
-            self._tell(*reply)
+            self._answer(*reply)
 
     def do_GET(self) -> None:
         server = self.state.server
         for task in list(self.state.tasks):
             if self._is(server.poll_path, task):
                 self._check(server.poll_headers)
-                self._tell(*self.state.poll(task))
+                self._answer(*self.state.poll(task))
             elif server.result_path and self._is(server.result_path, task):
                 self._check({})
-                self._tell(*self.state.result(task))
+                self._answer(*self.state.result(task))
             elif server.content_path and self._is(server.content_path, task):
                 self._check({})
                 self._file(task, keyed=True)
@@ -146,9 +146,9 @@ class _Handler(BaseHTTPRequestHandler):
                 continue
             return
         if server.queue and self.path == "/queue":
-            self._tell(200, self.state.waiting())
+            self._answer(200, self.state.waiting())
         elif server.queue and self.path.startswith(server.poll_path.partition("TASK")[0]):
-            self._tell(200, {})  # an order that a kill stopped on its way: the id was never heard of
+            self._answer(200, {})  # an order that a kill stopped on its way: the id was never heard of
         else:
             self._unknown()
 
@@ -159,7 +159,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _unknown(self) -> None:
         self.state.wrong.append(f"{self.command} {self.path}")
-        self._tell(404, {"detail": "no such path"})
+        self._answer(404, {"detail": "no such path"})
 
     def _check(self, headers: dict[str, str]) -> None:
         name, value = self.state.server.key
@@ -178,7 +178,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         self._send(200, "image/png", png_of(self.state.tasks[task]))
 
-    def _tell(self, status: int, value: Json) -> None:
+    def _answer(self, status: int, value: Json) -> None:
         self._send(status, "application/json", json.dumps(value).encode())
 
     def _send(self, status: int, content_type: str, body: bytes) -> None:

@@ -89,7 +89,7 @@ def test_a_file_that_holds_no_key_is_named_and_not_shown(tmp_path: Path, content
     assert not any(word in text for word in (KEY, "second-line", "two words", "schlüssel", "kkkk"))
 
 
-def test_what_is_no_file_is_said_and_not_waited_for(tmp_path: Path) -> None:
+def test_what_is_no_file_is_reported_and_not_waited_for(tmp_path: Path) -> None:
     """A named pipe without a writer would be waited for."""
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "folder").mkdir()
@@ -98,7 +98,7 @@ def test_what_is_no_file_is_said_and_not_waited_for(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("rights", [0o600, 0o400, 0o640, 0o644, 0o604])
-def test_a_file_that_others_may_read_is_used_and_told(tmp_path: Path, rights: int) -> None:
+def test_a_file_that_others_may_read_is_used_and_reported(tmp_path: Path, rights: int) -> None:
     path = tmp_path / "a.key"
     path.write_text(KEY)
     path.chmod(rights)

@@ -145,7 +145,7 @@ def test_the_option_exports_to_the_collector_that_the_variables_name(
     assert "--otel" not in capsys.readouterr().err
 
 
-def test_without_the_sdk_the_option_says_what_to_install(
+def test_without_the_sdk_the_option_states_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(__import__("sys").modules, "opentelemetry.sdk.trace", None)
