@@ -8,7 +8,6 @@ import asyncio
 import os
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import closing, suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, TypeVar, Unpack
 
@@ -16,6 +15,7 @@ from batchrunner.core.errors import CheckResult, JobMistakesError, Mistake
 from batchrunner.core.job import Job, Json, Source, has_judges
 from batchrunner.core.presets import PRESETS
 from batchrunner.core.upstream import NO_UPSTREAM, Upstream
+from batchrunner.core.values import replace
 
 if TYPE_CHECKING:
     from batchrunner.core.control import Action, CommandOptions, ControlResult

@@ -9,7 +9,6 @@ import asyncio
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -21,6 +20,7 @@ from batchrunner.core.outcome import Pending, Problem
 from batchrunner.core.ports import CancellingDialect, TaskDialect, Transport
 from batchrunner.core.presets import PRESETS
 from batchrunner.core.remote_batch import RemoteBatch
+from batchrunner.core.values import dataclass, replace
 from batchrunner.engine.planning import same_server
 from batchrunner.providers import batches_for, dialect_for
 from batchrunner.report.directory_status import day_offset_of

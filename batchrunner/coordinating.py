@@ -12,7 +12,6 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -29,6 +28,7 @@ from batchrunner.core.part import Shard
 from batchrunner.core.presets import PRESETS
 from batchrunner.core.state import LedgerState
 from batchrunner.core.status import ItemCounts, LaneStatus, Report, SendCounts, ShardStatus, Status, UsageCounts
+from batchrunner.core.values import dataclass, field, replace
 from batchrunner.engine.budget_guard import spent_so_far
 from batchrunner.engine.shutdown import Shutdown, listening
 from batchrunner.report.attended import Progress

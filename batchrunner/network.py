@@ -7,12 +7,12 @@ import asyncio
 import os
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
-from dataclasses import replace
 
 from batchrunner.core.job import Job, Provider
 from batchrunner.core.plan import PointBalance
 from batchrunner.core.ports import Downloads, Transport
 from batchrunner.core.presets import PRESETS
+from batchrunner.core.values import replace
 from batchrunner.engine.work_queue import LoopClock
 from batchrunner.providers.modelscope_images import BalanceReader, balance_origin, balance_request
 from batchrunner.stores.threads import Threads

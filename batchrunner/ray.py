@@ -22,7 +22,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Unpack
 
@@ -33,6 +32,7 @@ from batchrunner.coordination.server import own_socket
 from batchrunner.core.errors import BatchrunnerError, ExitStatus, JobMistakesError, Mistake
 from batchrunner.core.job import Job
 from batchrunner.core.status import Report
+from batchrunner.core.values import dataclass, field, replace
 from batchrunner.stores.run_file import RUN_FILE, SHARDS
 from batchrunner.stores.shards import all_shards, read_layout, shard_folder
 

@@ -7,7 +7,6 @@ import asyncio
 import os
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Final, TypedDict
@@ -19,6 +18,7 @@ from batchrunner.core.part import WHOLE, PartOptions, RunRequest
 from batchrunner.core.ports import Downloads, Transport
 from batchrunner.core.shard import merge_notes, shard_notes
 from batchrunner.core.status import Report, Status
+from batchrunner.core.values import replace
 from batchrunner.engine.leased_pace import Seat, leased
 from batchrunner.engine.run_status import going_on, part_words, with_end
 from batchrunner.engine.runner import Runner

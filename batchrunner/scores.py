@@ -4,11 +4,11 @@ Neither sends anything. Modules are loaded when a function is called, as in `api
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from batchrunner.core.errors import JobMistakesError, Mistake
+from batchrunner.core.values import replace
 
 if TYPE_CHECKING:
     from batchrunner.core.checks import Scored

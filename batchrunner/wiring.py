@@ -9,7 +9,6 @@ import random
 import sys
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, closing, nullcontext
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from batchrunner.core.presets import PRESETS
 from batchrunner.core.rehearsal_report import Rehearsal, RehearsalOptions
 from batchrunner.core.state import LedgerState
 from batchrunner.core.upstream import NO_UPSTREAM, Upstream
+from batchrunner.core.values import replace
 from batchrunner.engine import planning
 from batchrunner.engine.leased_pace import LeasedPace, Seat
 from batchrunner.engine.runner import Runner

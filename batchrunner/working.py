@@ -9,7 +9,6 @@ import asyncio
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -21,6 +20,7 @@ from batchrunner.core.job import Job
 from batchrunner.core.part import Shard
 from batchrunner.core.shard import with_leased_shard
 from batchrunner.core.status import ItemCounts, Report, SendCounts, Status, UsageCounts
+from batchrunner.core.values import dataclass, field
 from batchrunner.engine.leased_pace import Seat
 from batchrunner.report.attended import harmless
 from batchrunner.report.shard_status import status_of_shards
@@ -54,8 +54,8 @@ class HeldClaim:
     monotonic: Callable[[], float] = time.monotonic
     lost: str = ""
     """Why it is another's."""
-    runner: "Runner | None" = field(default=None, repr=False)
-    _planned: asyncio.Event = field(default_factory=asyncio.Event, repr=False)
+    runner: "Runner | None" = field(default=None)
+    _planned: asyncio.Event = field(default_factory=asyncio.Event)
     """The items are known: that is told with a beat of its own."""
 
     def may_send(self) -> bool:

@@ -200,6 +200,12 @@ print("LOADED", [name for name in {unneeded!r} if "batchrunner." + name in sys.m
     assert "LOADED []" in done.stderr
 
 
+def test_dataclasses_are_those_that_cost_a_start_nearly_nothing() -> None:
+    """The standard library compiles each of its own anew at each start; `core/values.py` has them without."""
+    paths = sorted((HOME / "batchrunner").rglob("*.py"))
+    assert [str(path) for path in paths if "\nfrom dataclasses import" in path.read_text("utf-8")] == []
+
+
 def test_what_is_called_slow_exists() -> None:
     """Else a test that was renamed would come into the fast tier unnoticed."""
     for name in SLOW:

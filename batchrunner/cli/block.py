@@ -8,13 +8,13 @@ usage, lanes (with how many are left out); within a line the reason, then the ba
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final, Literal, TextIO
 
 from rich.cells import cell_len, set_cell_size
 
 from batchrunner.core.status import LaneActivity, LaneStatus, Status
+from batchrunner.core.values import dataclass, replace
 from batchrunner.report.pace import RunPace, eta_words, finished, rate_words
 from batchrunner.report.summary import budget_line, lane_name, usage_line
 from batchrunner.report.waits import in_order, until, why, zone_of

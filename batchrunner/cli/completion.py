@@ -7,7 +7,6 @@ It is made from the commands themselves. After a command that takes a run's dire
 import inspect
 import shlex
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal
 
 import typer
@@ -16,6 +15,7 @@ from batchrunner.cli.options import AsJson
 from batchrunner.cli.output import emit, emit_text
 from batchrunner.core.control import SETTABLE
 from batchrunner.core.errors import ExitStatus, JobMistakesError, Mistake
+from batchrunner.core.values import dataclass
 
 Kind = Literal["job", "run", "folder", "key", "shell", "none"]
 SHELLS: Final = ("bash", "zsh", "fish")

@@ -3,7 +3,6 @@
 import shlex
 import sys
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -17,6 +16,7 @@ from batchrunner.cli.progress import MODES, Mode, Progress, display
 from batchrunner.cli.run_jobs import JobRun, RunFlags, run_one, with_end_event
 from batchrunner.core.errors import ExitStatus, JobMistakesError, Mistake
 from batchrunner.core.status import Report
+from batchrunner.core.values import replace
 from batchrunner.report.summary import summary
 
 Listen = Annotated[

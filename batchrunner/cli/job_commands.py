@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import batchrunner
@@ -28,6 +27,7 @@ from batchrunner.cli.output import StatusLine, emit, fitted, print_message, prin
 from batchrunner.core.budget import figure
 from batchrunner.core.errors import CheckResult, ExitStatus, JobMistakesError, Mistake
 from batchrunner.core.job import Job
+from batchrunner.core.values import dataclass
 from batchrunner.report.wording import count, duration, instant, printable
 
 

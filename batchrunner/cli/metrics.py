@@ -10,13 +10,13 @@ import stat
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
 from batchrunner.cli.output import print_message
 from batchrunner.core.errors import ExitStatus, JobMistakesError, Mistake
 from batchrunner.core.status import ItemCounts, Status
+from batchrunner.core.values import field_names
 from batchrunner.stores.appender import LEDGER_COMMITS
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ _WRITE_EVERY_S: Final = 10.0
 _NAMES_OF_A_RUN: Final = frozenset({"results.jsonl", "failures.jsonl", "scores.jsonl", "metadata.jsonl", "run.json"})
 _ADDRESS: Final = re.compile(r"(?:(?P<host>[^\s:]+|\[[0-9a-fA-F:.%]+\]):)?(?P<port>[0-9]{1,5})")
 _MOST_PORT: Final = 65_535
-_STATES: Final = tuple(field.name for field in fields(ItemCounts) if field.name != "total")
+_STATES: Final = tuple(name for name in field_names(ItemCounts) if name != "total")
 
 
 class Metrics:

@@ -12,7 +12,6 @@ import sys
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Final, Literal, Protocol
 
@@ -20,6 +19,7 @@ from batchrunner.cli.interruption import STATUS_SIGNALS, unheard
 from batchrunner.cli.output import is_dumb, print_message, utc_now, utc_stamp
 from batchrunner.core.errors import ExitStatus
 from batchrunner.core.status import LaneStatus, Status
+from batchrunner.core.values import replace
 from batchrunner.report.summary import budget_line, items_line, lane_name, usage_line
 from batchrunner.report.wording import count, printable
 

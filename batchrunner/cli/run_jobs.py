@@ -7,7 +7,6 @@ import asyncio
 import os.path
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypedDict
 
 import batchrunner
@@ -17,6 +16,7 @@ from batchrunner.core.errors import BatchrunnerError, ExitStatus, JobMistakesErr
 from batchrunner.core.job import Job, Source
 from batchrunner.core.part import WHOLE, PartOptions
 from batchrunner.core.status import Report
+from batchrunner.core.values import dataclass, field
 
 if TYPE_CHECKING:
     from batchrunner.running import RunOptions

@@ -6,10 +6,10 @@ Short: both ends of the wire need it, and nothing else of each other.
 import hmac
 import os
 import re
-from dataclasses import dataclass
 from typing import Final
 
 from batchrunner.core.errors import BatchrunnerError, JobMistakesError, Mistake
+from batchrunner.core.values import dataclass
 
 PROCESSES_VARIABLE: Final = "BATCHRUNNER_PROCESSES"
 """In the environment of a worker of `run --processes N`: N, for the command that goes on when its parent has died."""

@@ -5,9 +5,10 @@ and as a guess while there are none: a budget errs towards stopping too early.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
 from math import floor, log10
 from typing import Final
+
+from batchrunner.core.values import dataclass, replace
 
 _MILLION: Final = 1_000_000.0
 _NOTHING: Final = 1e-9

@@ -3,10 +3,10 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
 from typing import Literal, TypeAlias
 
 from batchrunner.core.job import Check, Json
+from batchrunner.core.values import asdict, dataclass, field
 
 Verdict: TypeAlias = Literal["pass", "fail", "error", "none"]
 """`error`: the check itself broke, which says nothing about the answer. `none`: the check does not apply to it."""

@@ -6,11 +6,11 @@ and `engine/run_control.py` applies them.
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
 from typing import Final, Literal, TypedDict, get_args
 
 from batchrunner.core.errors import ExitStatus
 from batchrunner.core.job import Job, Json
+from batchrunner.core.values import asdict, dataclass, field, replace
 
 Action = Literal["pause", "resume", "stop", "set", "skip", "retry"]
 FORMAT: Final = 1

@@ -7,7 +7,6 @@ may go on by a beat, and nobody else gets them until they would have expired.
 """
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Final
 
 from batchrunner.core.coordination_lanes import CoordinatedLanes
@@ -28,6 +27,7 @@ from batchrunner.core.coordination_messages import (
     Welcome,
 )
 from batchrunner.core.job import Job
+from batchrunner.core.values import dataclass, field
 
 EXPIRES_S: Final = 6.0
 _GRACE: Final = 0.25

@@ -10,7 +10,6 @@ import math
 from bisect import insort
 from collections import deque
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Final
 
 from batchrunner.core.coordination_messages import Counts, Granted, LaneParked, Lease, Left, Spent, Stop, changed
@@ -19,6 +18,7 @@ from batchrunner.core.pacing import Bucket, day_of
 from batchrunner.core.presets import PRESETS
 from batchrunner.core.rate_limiter import AdaptiveLimiter, Ticket
 from batchrunner.core.rate_limiter_tuning import CEILING
+from batchrunner.core.values import dataclass, field
 
 HORIZON_S: Final = 0.5
 """How far ahead requests are granted."""

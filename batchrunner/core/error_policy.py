@@ -5,13 +5,13 @@ A dialect classifies, this decides, nothing here acts. No other module has a set
 What the kinds mean: docs/providers/README.md#classes-of-problems. Waits: docs/limits.md#waits-of-an-item.
 """
 
-from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
 from batchrunner.core.fallback import FallbackReason
 from batchrunner.core.job import Job, RetryPolicy
 from batchrunner.core.outcome import Problem, ProblemKind
+from batchrunner.core.values import dataclass
 
 K = ProblemKind
 

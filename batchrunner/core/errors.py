@@ -1,8 +1,9 @@
 """What can go wrong on this side, as exceptions with an exit status. Faults of servers are values: see `outcome`."""
 
-from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING
+
+from batchrunner.core.values import dataclass
 
 if TYPE_CHECKING:
     from batchrunner.core.job import Job

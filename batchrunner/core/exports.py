@@ -1,12 +1,12 @@
 """What leaves a run: the rows that a format is made of, and what an export comes to, as values for callers."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol, TypeAlias, TypedDict
 
 from batchrunner.core.errors import ExitStatus
 from batchrunner.core.job import Json
 from batchrunner.core.status import RunState
+from batchrunner.core.values import dataclass, field
 
 Outcome = Literal["done", "failed"]
 """How an item ended: its row stands in `results.jsonl` or in `failures.jsonl`."""

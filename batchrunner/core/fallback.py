@@ -6,8 +6,9 @@ A module of its own, because the table of problems, plans and statuses need thes
 from array import array
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias, get_args
+
+from batchrunner.core.values import dataclass
 
 if TYPE_CHECKING:
     from batchrunner.core.events import ReplacedBy

@@ -1,8 +1,10 @@
 """What crosses the network, as values: requests, heads of replies, how a reply ended, and who reads its bytes."""
 
+import dataclasses
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from typing import Final, Literal, Protocol, TypeVar
+
+from batchrunner.core.values import dataclass, field
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -43,7 +45,7 @@ class Request:
     """What it sends, or its reply, is a file: that may be large, take long, and is not held in memory."""
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclasses.dataclass(slots=True, kw_only=True)  # of the library: a Struct has no fields that a subclass can replace
 class ResponseHead:
     """Status and headers of a reply. Header names are lower-case; of repeated ones the last stands. Nobody changes it.
 

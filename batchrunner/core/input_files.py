@@ -5,11 +5,11 @@ that part is written is the dialect's own business.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final
 
 from batchrunner.core.item import FileKind
 from batchrunner.core.job import DialectName
+from batchrunner.core.values import dataclass
 
 _Signature = tuple[tuple[int, bytes], ...]
 """(offset, bytes) that all have to stand there."""

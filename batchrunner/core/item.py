@@ -4,11 +4,11 @@ import json
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from hashlib import blake2b, sha256
 from typing import Literal, TypeAlias, overload
 
 from batchrunner.core.job import Json, Turn
+from batchrunner.core.values import dataclass, field
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,7 +1,6 @@
 """The job as values: what `spec` makes of a job file and everyone else reads. Nothing here is optional by accident."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
@@ -10,6 +9,7 @@ from batchrunner.core.fallback import Fallback
 from batchrunner.core.places import is_remote
 from batchrunner.core.rate_limiter_tuning import CEILING
 from batchrunner.core.schedule import Deadline, Window
+from batchrunner.core.values import dataclass, field, replace
 
 if TYPE_CHECKING:
     from batchrunner.core.part import Shard

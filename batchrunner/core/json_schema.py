@@ -8,11 +8,11 @@ size. `format`, `contentEncoding` and `contentMediaType` are notes and refuse no
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from batchrunner.core.job import Json
 from batchrunner.core.text import repaired
+from batchrunner.core.values import dataclass
 
 if TYPE_CHECKING:
     from jsonschema_rs import ValidationError, Validator

@@ -1,6 +1,5 @@
 """The lifecycle as a table: where an item may stand, and which step leads where; and what is known of one item."""
 
-from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final, Self
 
@@ -20,6 +19,7 @@ from batchrunner.core.events import (
     Retry,
 )
 from batchrunner.core.outcome import NO_ADDRESSES, TaskAddresses, Usage
+from batchrunner.core.values import dataclass
 
 
 class ItemState(IntEnum):

@@ -1,11 +1,11 @@
 """What came of a request, as values. A dialect makes them, the engine decides what follows; see `rules`."""
 
-from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final, Literal, NamedTuple, TypeAlias
 
 from batchrunner.core.http import Decoder, Request
 from batchrunner.core.job import Json
+from batchrunner.core.values import dataclass, field
 
 
 class ProblemKind(StrEnum):

@@ -5,9 +5,10 @@ The constants and their reasons: docs/limits.md#constants.
 
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final
+
+from batchrunner.core.values import dataclass, field
 
 if TYPE_CHECKING:
     from batchrunner.core.part import Shard

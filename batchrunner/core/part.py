@@ -5,11 +5,11 @@ sent nor moved: rows of earlier requests stay where they are, although the job h
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 from batchrunner.core.item import AlikeItems, Item
 from batchrunner.core.rate_limiter_tuning import CEILING
+from batchrunner.core.values import dataclass, field_names
 
 if TYPE_CHECKING:
     from batchrunner.core.lifecycle import ItemState
@@ -38,7 +38,7 @@ class PartOptions:
     @property
     def chooses(self) -> bool:
         """Whether anything is chosen at all."""
-        return any(getattr(self, name) for name in self.__dataclass_fields__)
+        return any(getattr(self, name) for name in field_names(PartOptions))
 
 
 WHOLE: Final = PartOptions()

@@ -4,9 +4,10 @@ One table, for the rules of the job file, for messages and for whoever reads or 
 """
 
 import re
-from dataclasses import dataclass
 from typing import Final
 from urllib.parse import parse_qsl, urlsplit
+
+from batchrunner.core.values import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Collection, Container, Mapping, Sequence
-from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Final
 
@@ -18,6 +17,7 @@ from batchrunner.core.rehearsal_report import Forecast
 from batchrunner.core.state import LedgerState
 from batchrunner.core.status import ItemCounts
 from batchrunner.core.upstream import UpstreamStatus
+from batchrunner.core.values import dataclass, field
 
 HELD: Final = "HELD"
 """A key of `Totals.vanished` beside the names of standings."""

@@ -1,7 +1,6 @@
 """What the sends of a run would cost: tokens of answers, and money, one by one and in batches. Arithmetic only."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from typing import Final
 
 from batchrunner.core.budget import Price, Tally, Tariff, Usages, answers_of, output_limit
@@ -9,6 +8,7 @@ from batchrunner.core.fallback import FallbackReason
 from batchrunner.core.item import AlikeItems, Item
 from batchrunner.core.job import TASK_KINDS, DialectName, Job, Json
 from batchrunner.core.remote_batch import WORTH_A_BATCH
+from batchrunner.core.values import dataclass, field, replace
 
 CHARS_PER_TOKEN: Final = 4
 """A rule of thumb; the last token of a text is whole, however few characters are left."""
@@ -28,9 +28,9 @@ class ToSend:
     most_output_tokens: int = 0
     unlimited: int = 0
     """Calls whose answers have no limit."""
-    _params: dict[str, Json] | None = field(default=None, repr=False, compare=False)
+    _params: dict[str, Json] | None = field(default=None, compare=False)
     """Of the last item: most often all have the same."""
-    _counts: tuple[int, int | None] = field(default=(1, None), repr=False, compare=False)
+    _counts: tuple[int, int | None] = field(default=(1, None), compare=False)
     """Its answers, and their limit."""
 
     def take(self, item: Item) -> None:

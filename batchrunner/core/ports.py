@@ -5,7 +5,6 @@ The engine imports this and not the packages that implement it, so it runs on th
 
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from typing import NamedTuple, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 from batchrunner.core.batch_ports import BatchDialect, BatchFiles
@@ -28,6 +27,7 @@ from batchrunner.core.outcome import (
 )
 from batchrunner.core.plan import Totals
 from batchrunner.core.row import Audio, FailureRow, MediaFile, Picture, PictureOrigin, ResultRow
+from batchrunner.core.values import dataclass
 
 T = TypeVar("T")
 Hold = Callable[[int], AbstractContextManager[object]]

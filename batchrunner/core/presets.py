@@ -3,9 +3,8 @@
 See docs/providers/README.md#presets-and-families.
 """
 
-from dataclasses import dataclass
-
 from batchrunner.core.job import AuthScheme, DialectName, Kind, PresetName
+from batchrunner.core.values import dataclass
 
 INPUTS_PER_REQUEST = 25
 """Texts of a request for embeddings at a server of which nothing more is known: what ModelScope takes."""

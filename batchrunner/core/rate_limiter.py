@@ -11,9 +11,9 @@ A refusal arrives at once, an answer late: a send counts as accepted from the mo
 
 from collections import deque
 from contextlib import suppress
-from dataclasses import dataclass, field
 
 from batchrunner.core import rate_limiter_tuning as tuning
+from batchrunner.core.values import dataclass, field
 
 
 @dataclass(slots=True, eq=False)

@@ -2,12 +2,12 @@
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Final, Literal, TypedDict
 
 from batchrunner.core.budget import BudgetLine
 from batchrunner.core.errors import ExitStatus
 from batchrunner.core.status import FailureGroup, ItemCounts, RunState, UsageCounts
+from batchrunner.core.values import dataclass
 
 MomentKind = Literal["begins", "parked", "resumed", "pauses", "ends"]
 

@@ -4,7 +4,6 @@ A batch is one paid order for many items. Each of its items is `accepted` from t
 ledger until the batch has given its answer, gives it back, or a person decides.
 """
 
-from dataclasses import dataclass, field
 from typing import Final, Literal, NamedTuple, TypeAlias
 
 from batchrunner.core.budget import Tally
@@ -21,6 +20,7 @@ from batchrunner.core.events import (
 from batchrunner.core.http import StreamedBody
 from batchrunner.core.lifecycle import OpenTask, Park
 from batchrunner.core.outcome import HeldItem, Problem
+from batchrunner.core.values import dataclass, field
 
 BatchStage: TypeAlias = Literal["preparing", "submitting", "accepted", "ended", "held", "over", "dropped"]
 """`preparing`: its file is not known to the server, and nothing can have been ordered. `submitting`: it may have been

@@ -4,7 +4,6 @@ What makes a row is declared as it is written: the encoder takes these values st
 Optional fields are left out if they have their default; a field with `_always` stands in every row, None or not.
 """
 
-from dataclasses import dataclass
 from itertools import takewhile
 from typing import Final, TypeAlias
 
@@ -13,6 +12,7 @@ import msgspec
 from batchrunner.core.item import InputFile, InputPicture, Item
 from batchrunner.core.job import Json
 from batchrunner.core.outcome import Alternative, Answer, Problem, ToolCall, Usage
+from batchrunner.core.values import dataclass
 
 _SYSTEM_ROLES = ("system", "developer")
 UNKNOWN_FORMAT: Final = "BIN"

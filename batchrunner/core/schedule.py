@@ -5,8 +5,9 @@ time of day that occurs twice means the first of the two, and one that is skippe
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final, TypeAlias
+
+from batchrunner.core.values import dataclass
 
 OffsetAt: TypeAlias = Callable[[float], float]
 """Instant in seconds since 1970 -> seconds east of UTC of the zone at that instant."""

@@ -6,7 +6,6 @@ that all of them together ask for no more than one process that runs the whole j
 
 import re
 import shlex
-from dataclasses import replace
 from pathlib import PurePath
 from typing import Final
 
@@ -15,6 +14,7 @@ from batchrunner.core.errors import JobMistakesError, Mistake
 from batchrunner.core.job import Job, Limits
 from batchrunner.core.part import Shard
 from batchrunner.core.presets import PRESETS
+from batchrunner.core.values import replace
 
 OPTION: Final = "--shard"
 _FORM: Final = re.compile(r"([0-9]{1,6})/([0-9]{1,6})", re.ASCII)

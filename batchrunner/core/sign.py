@@ -1,9 +1,9 @@
 """One row of the tables by which refusals are known, and how its conditions are written."""
 
-from dataclasses import dataclass
 from typing import Final, Literal
 
 from batchrunner.core.outcome import ProblemKind
+from batchrunner.core.values import dataclass
 
 Family = Literal["modelscope", "openai", "anthropic", "simulator"]
 Form = Literal["json", "text", "page", "nothing"]

@@ -1,6 +1,5 @@
 """Where a run stands, in the shape that `status --json` and `run --json` print."""
 
-from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Literal
 
@@ -8,6 +7,7 @@ from batchrunner.core.budget import BudgetLine
 from batchrunner.core.control import UNCONTROLLED, ControlState
 from batchrunner.core.errors import ExitStatus
 from batchrunner.core.fallback import FallbackCount
+from batchrunner.core.values import dataclass, field
 
 if TYPE_CHECKING:
     from batchrunner.core.outcome import ProblemKind

@@ -1,11 +1,11 @@
 """Other runs that a job reads: the one that its prompts are from, and those that it takes answers from."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import NamedTuple, Protocol, TypeAlias
 
 from batchrunner.core.errors import JobMistakesError, Mistake
 from batchrunner.core.job import Json
+from batchrunner.core.values import dataclass
 
 DoneRow: TypeAlias = tuple[Mapping[str, Json], Mapping[str, Json] | None]
 """A row's fields, and those of its line in scores.jsonl where it has one."""

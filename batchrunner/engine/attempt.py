@@ -22,7 +22,6 @@ import random
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, cast
 from uuid import UUID
@@ -37,6 +36,7 @@ from batchrunner.core.pacing import backoff_s
 from batchrunner.core.ports import GatedTransport, Ports
 from batchrunner.core.rate_limiter import Ticket
 from batchrunner.core.row import answer_output
+from batchrunner.core.values import dataclass, field, replace
 from batchrunner.engine.budget_guard import BudgetGuard
 from batchrunner.engine.fallbacks import Fallbacks
 from batchrunner.engine.image_tasks import ImageTasks

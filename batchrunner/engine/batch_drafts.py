@@ -7,13 +7,13 @@ import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from batchrunner.core.batch_ports import BatchDialect, BatchFiles, RequestsBeingWritten
 from batchrunner.core.budget import Amounts
 from batchrunner.core.item import Item
 from batchrunner.core.remote_batch import WORTH_A_BATCH, ItemName
+from batchrunner.core.values import dataclass, field
 
 if TYPE_CHECKING:
     from batchrunner.engine.runner import Runner

@@ -1,13 +1,13 @@
 """Follows batches that were ordered: looks at them until they end, has their results read, finds lost ones again."""
 
 import math
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from batchrunner.core.batch_ports import BatchDialect
 from batchrunner.core.error_policy import POLICY
 from batchrunner.core.outcome import Problem, ProblemKind
 from batchrunner.core.remote_batch import BatchLook, RemoteBatch
+from batchrunner.core.values import dataclass, field
 from batchrunner.engine.batch_records import BatchRecords
 from batchrunner.engine.batch_requests import NOT_FOUND, BatchRequests
 from batchrunner.engine.batch_results import BatchResults

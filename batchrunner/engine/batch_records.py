@@ -5,7 +5,6 @@ A batch has few records of its own; what each of its items comes to is `recorder
 
 import asyncio
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 from batchrunner.core.errors import StoreBrokenError
@@ -25,6 +24,7 @@ from batchrunner.core.outcome import ProblemKind
 from batchrunner.core.ports import Clock, Ledger
 from batchrunner.core.remote_batch import ItemName, RemoteBatch, ResultFile
 from batchrunner.core.state import LedgerState
+from batchrunner.core.values import dataclass
 from batchrunner.engine.recorder import uncancellable
 
 _REASON_MAX: Final = 1000

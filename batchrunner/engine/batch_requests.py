@@ -3,7 +3,6 @@
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Collection
-from dataclasses import dataclass
 from typing import Final
 
 from batchrunner.core.batch_ports import BatchDialect, BatchFiles
@@ -12,6 +11,7 @@ from batchrunner.core.outcome import Problem, ProblemKind
 from batchrunner.core.pacing import backoff_s
 from batchrunner.core.ports import Transport
 from batchrunner.core.remote_batch import BatchLook, RemoteBatch, RequestFile, ResultFile
+from batchrunner.core.values import dataclass
 
 NOT_FOUND: Final = 404
 _TRIES: Final = 5

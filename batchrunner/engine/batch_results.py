@@ -7,7 +7,6 @@ nothing that the server counts is believed. A line of no item, or a second one o
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import aclosing
-from dataclasses import dataclass, field
 from typing import Final
 
 from batchrunner.core.batch_ports import BatchDialect, BatchFiles
@@ -19,6 +18,7 @@ from batchrunner.core.lifecycle import OpenTask
 from batchrunner.core.outcome import Answer, Problem, ProblemKind, SendOutcome
 from batchrunner.core.ports import Ports
 from batchrunner.core.remote_batch import BatchLine, RemoteBatch
+from batchrunner.core.values import dataclass, field
 from batchrunner.engine.batch_records import BatchRecords
 from batchrunner.engine.budget_guard import BudgetGuard
 from batchrunner.engine.lanes import Lane

@@ -9,7 +9,6 @@ batch is ever cancelled from here. What a batch gives back goes into another one
 
 import asyncio
 import math
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from batchrunner.core.batch_ports import BatchDialect, BatchFiles
@@ -18,6 +17,7 @@ from batchrunner.core.events import BatchIntent
 from batchrunner.core.item import digest
 from batchrunner.core.outcome import Problem
 from batchrunner.core.remote_batch import BatchLook, RemoteBatch
+from batchrunner.core.values import dataclass, field
 from batchrunner.engine.attempt import Attempts
 from batchrunner.engine.batch_drafts import Draft, Drafts
 from batchrunner.engine.batch_following import NOT_ORDERED, BatchFollower, name_of

@@ -5,7 +5,6 @@ alone fits, the budget is spent: no send leaves any more, and what is in flight 
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from batchrunner.core.budget import (
@@ -31,6 +30,7 @@ from batchrunner.core.pacing import estimate_tokens
 from batchrunner.core.ports import Clock
 from batchrunner.core.rate_limiter import Ticket
 from batchrunner.core.state import LedgerState
+from batchrunner.core.values import replace
 from batchrunner.engine.shutdown import Shutdown, SteppedOutError
 from batchrunner.engine.work_queue import Condition
 

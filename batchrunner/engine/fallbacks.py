@@ -6,7 +6,6 @@ next model can take them, so that what it cannot take is there when the first on
 """
 
 from collections.abc import Coroutine, Iterator
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from batchrunner.core.error_policy import POLICY, policy_named
@@ -15,6 +14,7 @@ from batchrunner.core.fallback import Fallback, FallbackReason
 from batchrunner.core.item import Item
 from batchrunner.core.lifecycle import IN_JOB, ITEM_STATE, ITEM_STATES, KNOWN
 from batchrunner.core.outcome import Problem, ProblemKind
+from batchrunner.core.values import dataclass, field
 from batchrunner.engine.lanes import Lane
 from batchrunner.engine.reuse import take_in_turn
 from batchrunner.engine.shutdown import SteppedOutError

@@ -7,7 +7,6 @@ provider may have swept it away has expired with its task.
 
 import asyncio
 import random
-from dataclasses import dataclass, field, replace
 from typing import Final
 
 from batchrunner.core.job import Job, PictureFormat
@@ -26,6 +25,7 @@ from batchrunner.core.pacing import backoff_s
 from batchrunner.core.ports import Downloads, Hold, MediaStore, PictureStore, Write
 from batchrunner.core.row import Audio, KeptMedia, MediaFile, Missing, Picture, PictureOrigin
 from batchrunner.core.text import MASK
+from batchrunner.core.values import dataclass, field, replace
 from batchrunner.engine.lanes import Lane
 from batchrunner.engine.recorder import Recorder, uncancellable
 from batchrunner.engine.shutdown import Shutdown, SteppedOutError

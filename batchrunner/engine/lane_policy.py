@@ -6,7 +6,6 @@ reason and its end, so that a later process has it.
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Final
 
@@ -19,6 +18,7 @@ from batchrunner.core.pacing import PROBE_CAP_S, backoff_s, day_of, next_quota_p
 from batchrunner.core.ports import Clock
 from batchrunner.core.presets import PRESETS
 from batchrunner.core.state import LedgerState
+from batchrunner.core.values import dataclass, field
 from batchrunner.engine.lanes import Lane
 from batchrunner.engine.recorder import Recorder
 from batchrunner.engine.run_status import shown_time

@@ -10,7 +10,6 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from batchrunner.core.budget import Amounts
@@ -20,6 +19,7 @@ from batchrunner.core.errors import BatchrunnerError
 from batchrunner.core.job import Limits
 from batchrunner.core.lifecycle import Park
 from batchrunner.core.outcome import Problem, SendOutcome
+from batchrunner.core.values import dataclass
 
 if TYPE_CHECKING:
     from batchrunner.engine.lanes import Lane

@@ -5,7 +5,6 @@ problem. Here is waited for what must be: each step is a record that the next on
 """
 
 import sys
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from batchrunner.core.error_policy import POLICY, Then, is_ambiguous, is_held, may_try_again
@@ -24,6 +23,7 @@ from batchrunner.core.outcome import (
 from batchrunner.core.ports import Ports
 from batchrunner.core.row import NO_MEDIA
 from batchrunner.core.text import MASK
+from batchrunner.core.values import dataclass, replace
 from batchrunner.engine.fallbacks import Fallbacks
 from batchrunner.engine.image_tasks import ImageTasks
 from batchrunner.engine.lane_policy import LanePolicy

@@ -8,7 +8,6 @@ import json
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import Any, Final, TypedDict, TypeVar
 from weakref import WeakSet
 
@@ -46,6 +45,7 @@ from batchrunner.core.row import (
     task_output,
 )
 from batchrunner.core.status import FailureGroup
+from batchrunner.core.values import dataclass, field
 from batchrunner.engine.lanes import Lane
 from batchrunner.engine.send_records import SendRecorder, rfc3339
 from batchrunner.engine.work_queue import Work

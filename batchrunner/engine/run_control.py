@@ -9,7 +9,6 @@ import json
 import signal
 from collections import Counter
 from contextlib import aclosing
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from batchrunner.core.control import UNCONTROLLED, Command, ControlError, ControlState, Reply, is_overridden, value_of
@@ -19,6 +18,7 @@ from batchrunner.core.job import Job, Json
 from batchrunner.core.lifecycle import Closed, ItemState
 from batchrunner.core.pacing import day_of
 from batchrunner.core.presets import PRESETS
+from batchrunner.core.values import dataclass, field
 from batchrunner.engine.attempt import Attempts
 from batchrunner.engine.planning import one_by_one
 from batchrunner.engine.recorder import uncancellable

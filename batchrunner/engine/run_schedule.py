@@ -6,7 +6,6 @@ Instants are the wall clock's, looked at again every minute: a machine that slep
 import asyncio
 from asyncio import FIRST_COMPLETED
 from contextlib import suppress
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
@@ -14,6 +13,7 @@ from batchrunner.core.job import Job
 from batchrunner.core.ports import Clock
 from batchrunner.core.schedule import OffsetAt, Window, deadline_at, opening
 from batchrunner.core.status import Wait
+from batchrunner.core.values import dataclass, field
 from batchrunner.engine.run_status import shown_time
 from batchrunner.engine.shutdown import Shutdown
 from batchrunner.engine.work_queue import Condition

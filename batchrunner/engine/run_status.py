@@ -3,7 +3,6 @@
 import asyncio
 import shlex
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
 from typing import Final
 
@@ -30,6 +29,7 @@ from batchrunner.core.status import (
     UsageCounts,
     Wait,
 )
+from batchrunner.core.values import dataclass, field, replace
 from batchrunner.engine.lanes import Lane
 from batchrunner.engine.shutdown import Shutdown
 from batchrunner.engine.work_queue import WorkQueue

@@ -4,7 +4,6 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable
-from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final
 
@@ -20,6 +19,7 @@ from batchrunner.core.presets import PRESETS
 from batchrunner.core.schedule import OffsetAt
 from batchrunner.core.state import LedgerState
 from batchrunner.core.status import ItemCounts, Status
+from batchrunner.core.values import dataclass, field, replace
 from batchrunner.engine.attempt import Attempts, Slot
 from batchrunner.engine.budget_guard import BudgetGuard
 from batchrunner.engine.fallbacks import Fallbacks

@@ -6,7 +6,6 @@ called back, and whatever else comes of a send is written by `recorder`.
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar
@@ -19,6 +18,7 @@ from batchrunner.core.outcome import Usage
 from batchrunner.core.ports import Clock, Ledger, Place, Results, Transport
 from batchrunner.core.row import AnyOutput, Audio, ChatOutput, Effort, MediaFile, Picture, files_of, result_row
 from batchrunner.core.state import LedgerState
+from batchrunner.core.values import dataclass, field
 from batchrunner.engine.shutdown import SteppedOutError
 from batchrunner.engine.work_queue import Condition, Work
 

@@ -14,7 +14,6 @@ a minute and a day, the budget's calls, and what its outcome teaches the limiter
 
 import asyncio
 from collections.abc import Awaitable, Iterable
-from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -24,6 +23,7 @@ from batchrunner.core.outcome import Answer, Problem
 from batchrunner.core.pacing import estimate_tokens
 from batchrunner.core.ports import SharedDialect
 from batchrunner.core.rate_limiter import Ticket
+from batchrunner.core.values import dataclass, field
 from batchrunner.engine.outcome_handling import size_of
 from batchrunner.engine.recorder import uncancellable
 from batchrunner.engine.send_records import AllWritten

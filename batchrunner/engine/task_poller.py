@@ -10,7 +10,6 @@ import heapq
 import math
 import random
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Final, Literal, TypeAlias
 
@@ -27,6 +26,7 @@ from batchrunner.core.outcome import (
 )
 from batchrunner.core.pacing import PollPace, RunTimes, backoff_s, next_poll_s
 from batchrunner.core.ports import Clock, TaskDialect, Transport
+from batchrunner.core.values import dataclass, field, replace
 from batchrunner.engine.work_queue import Condition
 
 _LATE_SHARE: Final = 0.5

@@ -1,7 +1,6 @@
 """What became of an item so far, as `attempt` and `image_tasks` pass it to each other."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
 from urllib.parse import urlsplit
 
@@ -10,6 +9,7 @@ from batchrunner.core.http import Request
 from batchrunner.core.lifecycle import ItemState
 from batchrunner.core.outcome import Problem, ProblemKind
 from batchrunner.core.ports import NoteFault
+from batchrunner.core.values import dataclass, replace
 from batchrunner.engine.lane_policy import LanePolicy
 from batchrunner.engine.lanes import Lane
 from batchrunner.engine.recorder import Recorder

@@ -8,13 +8,13 @@ import math
 import re
 import unicodedata
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Final, Protocol, cast
 
 from batchrunner.core.checks import Score
 from batchrunner.core.job import Check, CheckKind, Json
 from batchrunner.core.json_schema import SchemaFault, prepare
+from batchrunner.core.values import dataclass, replace
 from batchrunner.evaluation.numbers import AmbiguousNumberError, Decimals, NoNumberError, Taken, number_in
 
 _SHOWN_CHARS: Final = 200

@@ -6,12 +6,12 @@ verdict: what was not answered, cut off, or could not be checked stands beside i
 
 from collections import defaultdict, deque
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from itertools import combinations
 from math import fsum
 from typing import Final, Literal, TypeAlias
 
 from batchrunner.core.checks import Verdict
+from batchrunner.core.values import dataclass, field, replace
 from batchrunner.evaluation.statistics import (
     Estimate,
     Interval,

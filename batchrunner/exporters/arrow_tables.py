@@ -9,10 +9,10 @@ import io
 import json
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from batchrunner.core.exports import ExportRow, PicturesAs, Shapable
+from batchrunner.core.values import dataclass, replace
 from batchrunner.exporters.arrow_types import ArrowType, arrow_type, fits, hub_feature, instant, stored, type_of_schema
 from batchrunner.exporters.columns import cells_of, columns_of, mapping, mappings, text
 

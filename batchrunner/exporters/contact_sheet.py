@@ -7,12 +7,12 @@ opens it; one is in memory at a time. A picture that cannot be decoded has an em
 import io
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Final
 
 from batchrunner.core.exports import ExportPart, ExportRow, Shapable, Split
 from batchrunner.core.job import Json
+from batchrunner.core.values import dataclass
 from batchrunner.exporters.columns import json_text, mapping, mappings, text
 
 if TYPE_CHECKING:

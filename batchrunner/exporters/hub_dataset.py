@@ -7,13 +7,13 @@ the card shows what was asked for, and not where.
 import json
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import PurePath
 from typing import Final
 
 from batchrunner.core.exports import ExportPart, Shapable, Split
 from batchrunner.core.job import Json
+from batchrunner.core.values import dataclass, field
 from batchrunner.exporters.arrow_tables import TableLayout, layout_of, table_file
 from batchrunner.exporters.arrow_types import card_features
 from batchrunner.exporters.columns import mapping, mappings, text

@@ -7,11 +7,11 @@ kind that readers do not know.
 
 import tarfile
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from batchrunner.core.exports import ExportPart, ExportRow, Shapable, Split
 from batchrunner.core.job import Json
+from batchrunner.core.values import dataclass
 from batchrunner.exporters.columns import json_text, mapping, mappings, text
 
 _ENDINGS: Final = {"PNG": "png", "JPEG": "jpg", "WEBP": "webp", "GIF": "gif"}

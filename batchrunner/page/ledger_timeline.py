@@ -5,7 +5,6 @@ are doubled when they no longer suffice. Of items, only what was refused, tried 
 """
 
 from collections import Counter, defaultdict
-from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from batchrunner.core.errors import BatchrunnerError
@@ -29,6 +28,7 @@ from batchrunner.core.events import (
     Retry,
 )
 from batchrunner.core.job import Json
+from batchrunner.core.values import dataclass, field
 from batchrunner.stores.ledger_line import Batch
 from batchrunner.stores.ledger_reader import LedgerReading
 

@@ -13,7 +13,6 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal, cast
 
@@ -23,6 +22,7 @@ from batchrunner.core.errors import BatchrunnerError, StoreBrokenError
 from batchrunner.core.exports import ExportRow
 from batchrunner.core.job import Json
 from batchrunner.core.status import Status
+from batchrunner.core.values import dataclass, field, field_names
 from batchrunner.page.ledger_timeline import LedgerTimeline
 from batchrunner.page.report_file import RunOnPage, seconds_of
 from batchrunner.page.row_chunks import RowChunks, axes_of
@@ -206,7 +206,7 @@ class LiveRun:
         self._renew_status()
 
     def _with(self, **changes: object) -> RunOnPage:
-        kept = {name: getattr(self._shown, name) for name in RunOnPage.__dataclass_fields__}
+        kept = {name: getattr(self._shown, name) for name in field_names(RunOnPage)}
         return RunOnPage(**(kept | changes))
 
     def _log_of(self, key: str) -> list[Json]:

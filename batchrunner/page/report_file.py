@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cache
 from importlib.resources import files as resources
@@ -27,6 +26,7 @@ from batchrunner.core.errors import JobMistakesError, Mistake
 from batchrunner.core.job import Json
 from batchrunner.core.lifecycle import ItemState
 from batchrunner.core.status import PageWritten, Status
+from batchrunner.core.values import dataclass, field, replace
 from batchrunner.page.ledger_timeline import LedgerTimeline
 from batchrunner.page.row_chunks import RowChunks, as_text, axes_of
 from batchrunner.page.run_facts import folders_of, hide_paths, page_meta, price_function, taken_by

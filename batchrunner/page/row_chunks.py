@@ -7,7 +7,6 @@ import base64
 import zlib
 from array import array
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final, cast
 
@@ -15,6 +14,7 @@ import msgspec
 
 from batchrunner.core.exports import ExportRow
 from batchrunner.core.job import Json
+from batchrunner.core.values import dataclass, field
 
 CHUNK_ROWS: Final = 256
 FIRST_ROWS: Final = 48

@@ -20,7 +20,6 @@ import secrets
 import webbrowser
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
 from importlib.resources import files as resources
 from pathlib import Path
 from typing import Final
@@ -31,6 +30,7 @@ from aiohttp import web
 
 from batchrunner.core.errors import JobMistakesError, Mistake
 from batchrunner.core.job import Json
+from batchrunner.core.values import dataclass, field
 from batchrunner.page.live_run import LiveRun, picture_bytes
 from batchrunner.page.report_file import page_pieces, policy, run_totals
 from batchrunner.stores.images import make_thumbnail, thumbnail_path

@@ -6,7 +6,6 @@ Every pass makes the same items, whatever models are asked for: names are handed
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, replace
 from itertools import repeat
 from pathlib import PurePosixPath
 
@@ -15,6 +14,7 @@ from batchrunner.core.item import InputPicture, Item, digest, schema_sha256
 from batchrunner.core.job import Job, Json
 from batchrunner.core.picture_rules import params_mistakes
 from batchrunner.core.upstream import RunRows
+from batchrunner.core.values import dataclass, replace
 from batchrunner.prompts.ids import KeyMaker, Names, item_key
 from batchrunner.prompts.plain import PlainItems
 from batchrunner.prompts.prompt_rows import Findings, PromptRow, Prompts, prompt_rows

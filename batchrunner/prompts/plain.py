@@ -7,12 +7,12 @@ wrong with it.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from batchrunner.core.item import AlikeItems, Item
 from batchrunner.core.job import Job, Json
 from batchrunner.core.picture_rules import prompt_mistake
 from batchrunner.core.text import has_surrogate
+from batchrunner.core.values import replace
 from batchrunner.prompts.ids import KeyMaker, Names
 from batchrunner.prompts.prompt_rows import Prompts
 from batchrunner.prompts.render import OUTPUT_LIMIT_CHARS

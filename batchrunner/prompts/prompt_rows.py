@@ -7,7 +7,6 @@ import os.path
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import PurePath
 
@@ -15,6 +14,7 @@ from batchrunner.core.errors import JobMistakesError, Mistake
 from batchrunner.core.job import Job, Json, Source
 from batchrunner.core.picture_rules import params_mistakes
 from batchrunner.core.upstream import RunRows
+from batchrunner.core.values import dataclass, field, replace
 from batchrunner.prompts.draws import drawn_format
 from batchrunner.prompts.row_stages import ITEM, LEFT_OUT_WORDS, ROWS, RowStages
 from batchrunner.prompts.sources import FOLDER, SOURCES, format_of

@@ -1,7 +1,6 @@
 """A prompt's templates filled with its values: the conversation, the pictures, and what rows show of it."""
 
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from batchrunner.core.errors import Mistake
@@ -9,6 +8,7 @@ from batchrunner.core.item import InputFile, InputPicture
 from batchrunner.core.job import TASK_KINDS, Job, Json, Turn
 from batchrunner.core.picture_rules import params_mistakes, prompt_mistake
 from batchrunner.core.text import has_surrogate
+from batchrunner.core.values import dataclass, replace
 from batchrunner.prompts.ids import ID_LIMIT_CHARS
 from batchrunner.prompts.input_pictures import BadPictureError, PictureCache
 from batchrunner.prompts.prompt_rows import PromptRow

@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 from contextlib import aclosing
-from dataclasses import dataclass
 from typing import Final
 
 from batchrunner.core.errors import JobMistakesError, Mistake
 from batchrunner.core.job import Json
+from batchrunner.core.values import dataclass
 from batchrunner.prompts.sources import format_of
 from batchrunner.prompts.sources.base import BadSourceError, SourceRow, TextForm
 from batchrunner.prompts.sources.opening import opened

@@ -7,11 +7,11 @@ the matrix.
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from difflib import get_close_matches
 
 from batchrunner.core.errors import Mistake
 from batchrunner.core.job import Job, Json, ListedPrompt, Listing, Source
+from batchrunner.core.values import dataclass
 from batchrunner.prompts.render import ROW, Expression, Template, TemplateFault, Templates
 from batchrunner.prompts.row_condition import OF_SCORES, RowCondition
 from batchrunner.prompts.variants import RowParams, body_filling, row_params

@@ -2,13 +2,13 @@
 
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from itertools import product
 from math import prod
 from typing import TypeAlias
 from unicodedata import category
 
 from batchrunner.core.job import Job, Json, Listing
+from batchrunner.core.values import dataclass
 from batchrunner.prompts.ids import slug
 from batchrunner.prompts.render import Expression, TemplateFault, Templates
 

@@ -5,7 +5,6 @@ same account and size: it is held. Where the list has none of its size, it was n
 a reply that the dialect of messages reads. See docs/batches.md.
 """
 
-from dataclasses import replace
 from datetime import datetime
 from typing import Final
 from urllib.parse import quote, urljoin, urlsplit
@@ -18,6 +17,7 @@ from batchrunner.core.job import Json, Provider
 from batchrunner.core.outcome import Problem, ProblemKind, Revision
 from batchrunner.core.ports import Dialect
 from batchrunner.core.remote_batch import BatchLine, BatchLook, BatchPage, RequestFile
+from batchrunner.core.values import replace
 from batchrunner.providers.anthropic_messages import VERSION
 from batchrunner.providers.batch_hosts import ANTHROPIC, is_known
 from batchrunner.providers.batch_replies import ChatReplies, Hide, as_it_is, get, not_understood, text_of

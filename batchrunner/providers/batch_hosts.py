@@ -1,11 +1,11 @@
 """Which providers are known to have batches, and what differs between them: data, read without any dialect."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Final, Literal, TypeAlias
 from urllib.parse import urlsplit
 
 from batchrunner.core.job import DialectName, Provider
+from batchrunner.core.values import dataclass, field
 
 Form: TypeAlias = Literal["openai", "mistral"]
 """Whose names the fields of an order have."""

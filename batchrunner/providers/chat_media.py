@@ -6,11 +6,11 @@ is neither text nor a picture nor sound nor thinking is given back as it is.
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Final
 
 from batchrunner.core.job import Json
 from batchrunner.core.outcome import AudioBytes, PictureBytes, PictureUrl
+from batchrunner.core.values import dataclass, field
 from batchrunner.providers.json_bodies import is_object
 from batchrunner.providers.result_pictures import picture_from_base64, picture_from_url
 

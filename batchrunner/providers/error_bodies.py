@@ -7,7 +7,6 @@ whatever the bytes are. See docs/providers/README.md#how-a-refusal-is-read.
 import html
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
 from typing import Final, Literal
 from urllib.parse import urlsplit
 
@@ -18,6 +17,7 @@ from batchrunner.core.job import Json
 from batchrunner.core.outcome import Problem, ProblemKind
 from batchrunner.core.sign import Family, Form
 from batchrunner.core.text import late_pattern, without_lone_surrogates
+from batchrunner.core.values import dataclass, replace
 from batchrunner.providers.json_bodies import NotJson, at, cut_value, decode, encode, is_object, whole_number
 from batchrunner.providers.rate_headers import (
     LONGEST_WAIT_S,

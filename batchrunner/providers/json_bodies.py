@@ -9,7 +9,6 @@ import json
 import re
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from typing import Final, TypeGuard
 
 import msgspec
@@ -18,6 +17,7 @@ from batchrunner.core.http import Request, ResponseHead
 from batchrunner.core.item import Item
 from batchrunner.core.job import Json, PresetName, Provider, Turn
 from batchrunner.core.outcome import Revision
+from batchrunner.core.values import dataclass, replace
 
 _PATIENT_BYTES = 16 * 1024 * 1024
 """The slow way takes several times as much memory as the bytes."""

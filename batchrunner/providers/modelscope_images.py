@@ -5,7 +5,6 @@ that was refused, or that is about another task, are about the task. See docs/pr
 """
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Final, Literal
 from urllib.parse import quote, urlsplit, urlunsplit
 
@@ -30,6 +29,7 @@ from batchrunner.core.outcome import (
 from batchrunner.core.plan import PointBalance
 from batchrunner.core.sign import Family
 from batchrunner.core.text import without_lone_surrogates
+from batchrunner.core.values import replace
 from batchrunner.providers.error_bodies import fault_in, plain_problem, problem_of, request_id_of
 from batchrunner.providers.json_bodies import encode, is_object, openai_url
 from batchrunner.providers.json_decoder import WholeReply

@@ -5,7 +5,6 @@ differs. Each line of the file is a request of the job's dialect (chat, response
 file a reply to one, which that dialect reads. See docs/batches.md.
 """
 
-from dataclasses import replace
 from typing import Final, Literal, TypeVar
 from urllib.parse import quote, urlsplit
 
@@ -17,6 +16,7 @@ from batchrunner.core.job import Json, Provider
 from batchrunner.core.outcome import Problem, Revision
 from batchrunner.core.ports import Dialect
 from batchrunner.core.remote_batch import BatchLine, BatchLook, BatchPage, RequestFile
+from batchrunner.core.values import replace
 from batchrunner.providers.batch_hosts import ENDPOINTS, BatchHost, host_of, is_known
 from batchrunner.providers.batch_replies import ChatReplies, Hide, as_it_is, get, not_understood, text_of
 from batchrunner.providers.error_bodies import refusal

@@ -5,7 +5,6 @@ answer is complete by what it says, not by the connection's end: see `_verdict`.
 nothing back. See docs/providers/openai.md#request and docs/providers/openai.md#when-an-answer-is-complete.
 """
 
-from dataclasses import dataclass, replace
 from typing import Final
 
 import msgspec
@@ -16,6 +15,7 @@ from batchrunner.core.item import InputFile, InputPicture, Item
 from batchrunner.core.job import Json, Provider, Turn
 from batchrunner.core.outcome import Alternative, Answer, Problem, ProblemKind, Revision, SendOutcome, ToolCall, Usage
 from batchrunner.core.sign import Family
+from batchrunner.core.values import dataclass, replace
 from batchrunner.providers.chat_media import pictures_in_text, without_thinking
 from batchrunner.providers.error_bodies import fault_in, has_words, is_blank, problem_of, reports_error
 from batchrunner.providers.json_bodies import KeptBody, NotJson, at, decode, is_object, openai_url

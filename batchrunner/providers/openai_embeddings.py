@@ -11,7 +11,6 @@ import struct
 from base64 import b64decode
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Final
 
 from batchrunner.core.classify import family_of
@@ -19,6 +18,7 @@ from batchrunner.core.http import Decoder, Request, ResponseHead
 from batchrunner.core.item import Item
 from batchrunner.core.job import Json, Provider
 from batchrunner.core.outcome import Answer, Problem, ProblemKind, Revision, SendOutcome, Usage
+from batchrunner.core.values import replace
 from batchrunner.providers.error_bodies import fault_in, message_in, plain_problem, problem_of
 from batchrunner.providers.json_bodies import at, encode, is_object, openai_url, whole_number
 from batchrunner.providers.json_decoder import WholeReply

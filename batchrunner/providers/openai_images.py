@@ -5,7 +5,6 @@ refuse it. A stream of partial pictures, if the person asked for one, is read fo
 See docs/providers/openai.md#images.
 """
 
-from dataclasses import replace
 from typing import Final
 
 from batchrunner.core.classify import family_of
@@ -25,6 +24,7 @@ from batchrunner.core.outcome import (
 )
 from batchrunner.core.sign import Family
 from batchrunner.core.text import without_lone_surrogates
+from batchrunner.core.values import replace
 from batchrunner.providers.chat_media import is_picture, media_in, pictures_in_text
 from batchrunner.providers.error_bodies import fault_in, message_in, plain_problem, problem_of
 from batchrunner.providers.json_bodies import (

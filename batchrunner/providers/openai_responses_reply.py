@@ -4,7 +4,6 @@ The event that ends a stream carries the whole response, so what was said before
 that out. A stream without its end is cut, whatever came. See docs/providers/openai-responses.md#answer-and-stream.
 """
 
-from dataclasses import dataclass, field, replace
 from typing import Final
 
 from batchrunner.core.http import Ending, Interrupted, ResponseHead
@@ -12,6 +11,7 @@ from batchrunner.core.job import Json
 from batchrunner.core.outcome import Answer, Problem, ProblemKind, ToolCall
 from batchrunner.core.sign import Family
 from batchrunner.core.text import without_lone_surrogates
+from batchrunner.core.values import dataclass, field, replace
 from batchrunner.providers.chat_media import Parts, parts_of, pictures_in_text, without_thinking, words_in
 from batchrunner.providers.error_bodies import fault_in, is_blank, message_in, problem_of, reports_error
 from batchrunner.providers.json_bodies import NotJson, at, decode, encode, is_object, whole_number

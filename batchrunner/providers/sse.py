@@ -10,12 +10,12 @@ borders of pieces goes line by line.
 """
 
 import re
-from dataclasses import dataclass
 from typing import Final, Literal
 
 import msgspec
 
 from batchrunner.core.text import BOM
+from batchrunner.core.values import dataclass
 from batchrunner.providers.json_bodies import NotJson, decode
 
 CAP_BYTES: Final = 8 * 1024 * 1024

@@ -5,7 +5,6 @@ Partial text is never an answer. See docs/providers/openai.md#when-an-answer-is-
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import replace
 from enum import Enum, auto
 from typing import Final
 
@@ -13,6 +12,7 @@ from batchrunner.core.error_policy import POLICY
 from batchrunner.core.http import SETTLED_STREAM_S, Completed, Ending, Interrupted, ResponseHead
 from batchrunner.core.outcome import Answer, Correction, Problem, ProblemKind, Usage
 from batchrunner.core.sign import Family
+from batchrunner.core.values import replace
 from batchrunner.providers.error_bodies import (
     KEPT_OF_REFUSAL_BYTES,
     broken_problem,

@@ -5,13 +5,13 @@ Refuses to fetch anything: a `$ref` to another document is a mistake of the sche
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from typing import Final
 
 from batchrunner.core.job import Json
 from batchrunner.core.json_schema import JsonSchema, SchemaFault, prepare
 from batchrunner.core.outcome import Answer, Correction
 from batchrunner.core.text import without_lone_surrogates
+from batchrunner.core.values import dataclass, replace
 from batchrunner.providers.json_bodies import NotJson, decode, encode, is_object
 
 _FAULT_CHARS: Final = 500

@@ -4,7 +4,6 @@ Where the words stand is the dialect's to know. See docs/providers/tasks.md.
 """
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Final, Literal
 
 from batchrunner.core.classify import failed_task_kind
@@ -14,6 +13,7 @@ from batchrunner.core.job import Json
 from batchrunner.core.outcome import Problem, ProblemKind, SendOutcome, TaskAccepted
 from batchrunner.core.sign import Family
 from batchrunner.core.text import without_lone_surrogates
+from batchrunner.core.values import replace
 from batchrunner.providers.error_bodies import ErrorBody, fault_in, plain_problem, problem_of, request_id_of
 from batchrunner.providers.json_bodies import NotJson, decode
 from batchrunner.providers.rate_headers import hints_of, wait_s

@@ -7,11 +7,11 @@ them; ids of requests, logs and users are never taken for a task's.
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from batchrunner.core.job import Json
 from batchrunner.core.text import late_pattern, without_lone_surrogates
+from batchrunner.core.values import dataclass, replace
 from batchrunner.providers.error_bodies import ErrorBody, fault_in, message_in
 from batchrunner.providers.json_bodies import NotJson, decode, is_object
 from batchrunner.providers.result_pictures import by_plain_name, plain_name

@@ -7,7 +7,6 @@ is about another task says nothing about this one, an unknown word leaves the ta
 
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
 from typing import Final
 from urllib.parse import quote, urljoin, urlsplit
 
@@ -34,6 +33,7 @@ from batchrunner.core.outcome import (
 from batchrunner.core.sign import Family
 from batchrunner.core.task_table import TaskWord, at_pointer, is_keyed
 from batchrunner.core.text import without_lone_surrogates
+from batchrunner.core.values import replace
 from batchrunner.providers.error_bodies import ErrorBody, fault_in, plain_problem, problem_of, request_id_of
 from batchrunner.providers.json_bodies import NotJson, cut_value, decode, encode, is_object, is_success
 from batchrunner.providers.json_decoder import WholeReply

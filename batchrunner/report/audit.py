@@ -5,7 +5,6 @@ directory. Changes nothing; the caller keeps writers out. Memory: two packed int
 """
 
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Final, get_args
@@ -15,6 +14,7 @@ from batchrunner.core.events import recorded_files
 from batchrunner.core.item import safe_stem
 from batchrunner.core.lifecycle import ItemState
 from batchrunner.core.status import Audit, AuditCounts, Finding, Level
+from batchrunner.core.values import dataclass, field, replace
 from batchrunner.report.audit_files import PictureAudit, look_around, read_plain
 from batchrunner.report.audit_ledger import FindingList, LedgerAudit, files_crc, path_mark
 from batchrunner.report.directory_status import judge_folders

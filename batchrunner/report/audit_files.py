@@ -8,11 +8,11 @@ import os
 from collections import deque
 from collections.abc import Container, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Final
 
 from batchrunner.core.text import late_pattern
+from batchrunner.core.values import dataclass, field
 from batchrunner.report.audit_ledger import FindingList, Named, path_mark
 from batchrunner.stores.artifacts import sha256_of
 from batchrunner.stores.export_files import EXPORTS

@@ -6,7 +6,6 @@ Of an item, 16 bytes and two integers are kept; of a picture, eight bytes. What 
 import shlex
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
 from typing import Final
@@ -29,6 +28,7 @@ from batchrunner.core.events import (
 from batchrunner.core.lifecycle import LIFECYCLE, ItemEvent
 from batchrunner.core.state import LedgerState
 from batchrunner.core.status import Finding, Level
+from batchrunner.core.values import dataclass, field
 from batchrunner.stores.batch_files import BatchFolder
 from batchrunner.stores.ledger_line import LEDGER, Record, checkpoint_path
 from batchrunner.stores.ledger_reader import LedgerReading

@@ -7,13 +7,13 @@ import asyncio
 import os
 import time
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from pathlib import Path
 
 from batchrunner.core import VERSION
 from batchrunner.core.errors import JobMistakesError, Mistake
 from batchrunner.core.events import BATCH_VERSION, BatchAccepted
 from batchrunner.core.remote_batch import RemoteBatch
+from batchrunner.core.values import dataclass
 from batchrunner.engine.work_queue import LoopClock
 from batchrunner.report.directory_status import day_offset_of
 from batchrunner.stores.ledger import LedgerWriter

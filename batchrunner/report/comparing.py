@@ -5,7 +5,6 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Final, get_args
 
@@ -14,6 +13,7 @@ from batchrunner.core.checks import Verdict
 from batchrunner.core.errors import JobMistakesError, Mistake
 from batchrunner.core.exports import ExportRow
 from batchrunner.core.job import Json
+from batchrunner.core.values import dataclass, field_names, replace
 from batchrunner.evaluation.comparison import Comparison, PairResult, ScoredItem, State, compare_groups
 from batchrunner.stores.export_files import RowOrder
 from batchrunner.stores.run_file import RunFile, run_file_or_refuse
@@ -285,7 +285,7 @@ def _cost(run: RunFile, model: str, tokens: Mapping[str, Json]) -> float | None:
     return asked + used["output"] * known.output_per_million / _MILLION + known.per_call
 
 
-_RATES: Final = frozenset(field.name for field in fields(Price))
+_RATES: Final = frozenset(field_names(Price))
 
 
 def most_changed(pair: PairResult, runs: Sequence[ComparedRun], *, most: int) -> list[tuple[str, bool]]:

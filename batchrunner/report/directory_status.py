@@ -8,7 +8,6 @@ import os
 import re
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Final, get_args
 
@@ -24,6 +23,7 @@ from batchrunner.core.presets import PRESETS
 from batchrunner.core.schedule import Window, opening
 from batchrunner.core.state import LedgerState
 from batchrunner.core.status import FailureGroup, ItemCounts, Report, RunState, Status, Wait
+from batchrunner.core.values import replace
 from batchrunner.engine.budget_guard import spent_so_far
 from batchrunner.engine.run_schedule import outside_words
 from batchrunner.engine.run_status import (

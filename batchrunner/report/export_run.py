@@ -12,7 +12,6 @@ import os
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
 from typing import IO, Final
@@ -33,6 +32,7 @@ from batchrunner.core.item import is_address, safe_stem
 from batchrunner.core.job import Json
 from batchrunner.core.lifecycle import ItemState
 from batchrunner.core.status import Status
+from batchrunner.core.values import dataclass, field, replace
 from batchrunner.exporters import EXPORTERS
 from batchrunner.report.audit_files import is_plain, read_plain
 from batchrunner.report.directory_status import day_offset_of, status_of_directory

@@ -6,7 +6,6 @@ The lock is held from the first item to the last verdict: nobody scores or verif
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -14,6 +13,7 @@ from batchrunner.core.control import Reply
 from batchrunner.core.errors import BatchrunnerError, ExitStatus, JobMistakesError
 from batchrunner.core.job import Job, Source
 from batchrunner.core.status import Report
+from batchrunner.core.values import replace
 from batchrunner.engine.run_status import STATES
 from batchrunner.prompts import items_of
 from batchrunner.report.directory_status import judge_line, left_to_judge, score_notes

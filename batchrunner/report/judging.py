@@ -11,7 +11,6 @@ import json
 import os
 import re
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from math import isfinite, prod
 from pathlib import Path, PurePath
 from typing import Final
@@ -25,6 +24,7 @@ from batchrunner.core.pacing import estimate_tokens
 from batchrunner.core.plan import JudgePlan, Plan
 from batchrunner.core.plan_costs import ToSend, cost_plan
 from batchrunner.core.upstream import DoneRow, RunRows
+from batchrunner.core.values import dataclass, replace
 from batchrunner.prompts import EMPTY_JOB, JobItems, items_of
 from batchrunner.prompts.row_condition import ROW_NAMES
 from batchrunner.prompts.templates import templates_of

@@ -7,7 +7,6 @@ differs between its cases is in their `system-out`. It replaces an earlier file 
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal, TypeAlias
 from xml.sax.saxutils import escape, quoteattr
@@ -15,6 +14,7 @@ from xml.sax.saxutils import escape, quoteattr
 from batchrunner.core.errors import JobMistakesError, Mistake, StoreBrokenError
 from batchrunner.core.exports import ExportRow
 from batchrunner.core.job import Json
+from batchrunner.core.values import dataclass, field
 from batchrunner.report.comparing import ComparedRun, CompareOptions, Row, grouping, item_of, rows_of, shown
 from batchrunner.stores.files import DISK, SHARED_FILE, write_pieces
 from batchrunner.stores.run_file import run_around

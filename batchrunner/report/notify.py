@@ -17,12 +17,12 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field, replace
 from typing import Final
 
 from batchrunner.core.job import NOTIFY_EVENTS, Job, NotifyEvent
 from batchrunner.core.presets import PRESETS
 from batchrunner.core.status import LaneStatus, Status
+from batchrunner.core.values import dataclass, field, replace
 from batchrunner.report.summary import items_line
 from batchrunner.report.wording import jsonable, printable
 

@@ -7,11 +7,11 @@ in the estimate: it is never earlier than the first moment at which a lane with 
 import math
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
 from batchrunner.core.status import LaneStatus, Status
+from batchrunner.core.values import dataclass
 from batchrunner.report.waits import about, left_until, until, zone_of
 from batchrunner.report.wording import duration, printable
 

@@ -7,7 +7,6 @@ that holds anything. `run.json` comes last, so that half a salvage is no run.
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from batchrunner.core import VERSION
@@ -29,6 +28,7 @@ from batchrunner.core.lifecycle import ItemState
 from batchrunner.core.ports import Place
 from batchrunner.core.state import LedgerState
 from batchrunner.core.status import Salvaged
+from batchrunner.core.values import dataclass, field
 from batchrunner.report.audit import audit, run_file_of
 from batchrunner.report.audit_files import fault_of
 from batchrunner.report.audit_ledger import Named, Promises, files_crc

@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path, PurePath
 from typing import Final
@@ -19,6 +18,7 @@ from batchrunner.core.checks import CheckCounts, Score, Scored, checks_digest, p
 from batchrunner.core.errors import JobMistakesError, Mistake, StoreBrokenError
 from batchrunner.core.job import Check, Job, Json
 from batchrunner.core.status import Status
+from batchrunner.core.values import dataclass, replace
 from batchrunner.evaluation.check_kinds import score_of
 from batchrunner.prompts.job_items import JobItems
 from batchrunner.prompts.render import Expression, TemplateFault, Templates

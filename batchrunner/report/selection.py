@@ -9,7 +9,6 @@ import difflib
 import json
 from collections import defaultdict
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import Final
@@ -20,6 +19,7 @@ from batchrunner.core.job import Job, Json
 from batchrunner.core.lifecycle import ItemState
 from batchrunner.core.part import ChosenPart, PartOptions, PartState, RunRequest
 from batchrunner.core.state import LedgerState
+from batchrunner.core.values import dataclass, field, replace
 from batchrunner.prompts import JobItems
 from batchrunner.prompts.render import TemplateFault
 from batchrunner.prompts.row_condition import RowCondition, row_values

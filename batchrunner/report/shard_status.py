@@ -4,7 +4,6 @@ import json
 import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import fields, replace
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -21,6 +20,7 @@ from batchrunner.core.status import (
     Status,
     UsageCounts,
 )
+from batchrunner.core.values import field_names, replace
 from batchrunner.report.directory_status import status_of_directory
 from batchrunner.stores.files import DISK
 from batchrunner.stores.lock import holder_of
@@ -114,12 +114,12 @@ def _next(base: Path, found: list[tuple[Shard, Status]], states: set[RunState]) 
 
 
 def _sum(kind: type[Counts], all_counts: list[Counts]) -> Counts:
-    return kind(**{one.name: sum(getattr(counts, one.name) for counts in all_counts) for one in fields(kind)})
+    return kind(**{name: sum(getattr(counts, name) for counts in all_counts) for name in field_names(kind)})
 
 
 def _usage(usages: list[UsageCounts]) -> UsageCounts:
     """None where none of them knows a figure."""
-    known = {one.name: [getattr(usage, one.name) for usage in usages] for one in fields(UsageCounts)}
+    known = {name: [getattr(usage, name) for usage in usages] for name in field_names(UsageCounts)}
     numbers = {name: [value for value in values if value is not None] for name, values in known.items()}
     return UsageCounts(**{name: sum(values) for name, values in numbers.items() if values})
 

@@ -7,7 +7,6 @@ something is left to do, and the same command does it: whoever removes the local
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext, suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -15,6 +14,7 @@ from batchrunner.core.errors import ExitStatus, StoreBrokenError
 from batchrunner.core.events import Uploaded
 from batchrunner.core.job import Job
 from batchrunner.core.status import Report
+from batchrunner.core.values import replace
 from batchrunner.stores.files import DISK, InspectedFiles
 from batchrunner.stores.mirror import Mirror, progress_of, progress_words, require_store, upload_place
 

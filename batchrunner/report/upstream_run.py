@@ -6,7 +6,6 @@ says so. Runs that read runs are followed to the first one, for `plan`.
 
 import os
 from collections.abc import Awaitable, Iterable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -21,6 +20,7 @@ from batchrunner.core.errors import (
 from batchrunner.core.job import Job, Json, Source
 from batchrunner.core.status import ItemCounts, Status
 from batchrunner.core.upstream import ReusedRun, RunRows, Upstream, UpstreamStatus
+from batchrunner.core.values import replace
 from batchrunner.engine.run_status import lost_words
 from batchrunner.prompts import EMPTY_JOB
 from batchrunner.report.directory_status import status_of_directory

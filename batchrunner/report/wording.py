@@ -1,6 +1,5 @@
 """Numbers, times, audits, exports and values as text. Pure: the current time is always an argument."""
 
-import dataclasses
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
@@ -9,6 +8,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Final
 
 from batchrunner.core.errors import Mistake
+from batchrunner.core.values import field_names
 
 if TYPE_CHECKING:
     from batchrunner.core.exports import Exported
@@ -114,8 +114,8 @@ def jsonable(value: object) -> "Json":
         return {str(key): jsonable(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
         return [jsonable(entry) for entry in value]
-    if dataclasses.is_dataclass(value):
-        return {field.name: jsonable(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if names := field_names(type(value)):
+        return {name: jsonable(getattr(value, name)) for name in names}
     if isinstance(value, PurePath):
         return str(value)
     raise TypeError(f"{type(value).__name__} cannot be written as JSON")

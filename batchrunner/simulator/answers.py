@@ -8,9 +8,9 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
 
 from batchrunner.core.job import Json
+from batchrunner.core.values import dataclass, replace
 from batchrunner.simulator.requests import Order
 from batchrunner.simulator.script import as_list, as_object, as_text, digest_of, encode_json
 

@@ -5,12 +5,12 @@ import gzip
 import json
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Final
 from urllib.parse import quote
 
 from batchrunner.core.job import Json
+from batchrunner.core.values import dataclass, replace
 from batchrunner.simulator.answers import (
     content_text,
     count_tokens,

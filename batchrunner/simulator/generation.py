@@ -1,8 +1,8 @@
 """What is paid for, as a table: how each kind is checked and executed, and what mishaps do to it."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
 
+from batchrunner.core.values import dataclass, replace
 from batchrunner.simulator import chat_replies, messages_replies, responses_replies
 from batchrunner.simulator.chat_replies import answer_chat, check_chat, light_chat, shell
 from batchrunner.simulator.drawing import check_image

@@ -9,7 +9,6 @@ import socket
 import struct
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import assert_never
 
 from aiohttp import web
@@ -19,6 +18,7 @@ from aiohttp.streams import StreamReader
 from aiohttp.web_protocol import RequestHandler
 
 from batchrunner.core.errors import BatchrunnerError
+from batchrunner.core.values import dataclass
 from batchrunner.simulator.profiles import FaultRates, Latency
 from batchrunner.simulator.script import Call, Cut, Delay, Hang, Reset, Role, Script, Send
 from batchrunner.simulator.world import World

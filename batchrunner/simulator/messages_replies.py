@@ -5,10 +5,10 @@ that mean something here are honoured; the rest of them change nothing.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from batchrunner.core.job import Json
+from batchrunner.core.values import dataclass, replace
 from batchrunner.simulator.answers import count_tokens, input_for, prompt_tokens, reasoning_for, text_for
 from batchrunner.simulator.chat_replies import enveloped
 from batchrunner.simulator.refusals import Refusal

@@ -5,7 +5,6 @@ are looked at just enough to notice a broken download. Nothing here touches a di
 """
 
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
 from typing import Final
 
 from batchrunner.core.errors import StoreBrokenError
@@ -15,6 +14,7 @@ from batchrunner.core.job import PictureFormat
 from batchrunner.core.outcome import AudioBytes, Problem, ProblemKind
 from batchrunner.core.ports import Fill, Kept, Place
 from batchrunner.core.row import Audio, FailureRow, MediaFile, Picture, PictureOrigin, ResultRow
+from batchrunner.core.values import dataclass
 
 PLACEHOLDER: Final = bytes.fromhex(
     "89504e470d0a1a0a0000000d4948445200000001000000010802000000907753de"

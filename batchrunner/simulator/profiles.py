@@ -6,7 +6,6 @@ names. Refuses unknown names and figures, all of them at once.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -18,6 +17,7 @@ from batchrunner.core.plan_costs import requests_of
 from batchrunner.core.presets import PRESETS
 from batchrunner.core.rehearsal_report import Forecast, LaneLoad, end_of
 from batchrunner.core.state import LedgerState
+from batchrunner.core.values import dataclass, field_names, replace
 from batchrunner.engine.run_status import shown_time
 from batchrunner.simulator.quotas import NO_LIMITS, Quota, RateLimits
 from batchrunner.simulator.script import RandomSource
@@ -63,7 +63,7 @@ class FaultRates:
             JobMistakesError: an unknown name, a bad number, or rates that add up to more than 1.
         """
         faults = cls(**_numbers(text, names=FAULT_NAMES, what="faults"))
-        wrong = [f.name for f in fields(faults) if f.name != "retry_after_s" and not 0 <= getattr(faults, f.name) <= 1]
+        wrong = [name for name in field_names(cls) if name != "retry_after_s" and not 0 <= getattr(faults, name) <= 1]
         total = sum(getattr(faults, name) for name in POST_FAULTS)
         if wrong or total > 1.0 + 1e-9:
             problem = f"rates out of range: {', '.join(wrong)}" if wrong else f"the rates of a send add up to {total}"

@@ -7,9 +7,9 @@ import hashlib
 import math
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 from batchrunner.core.errors import JobMistakesError, Mistake
+from batchrunner.core.values import dataclass, field
 from batchrunner.simulator.refusals import REFUSALS, Refusal
 
 _SHANGHAI_OFFSET_S = 8 * 3600

@@ -4,9 +4,9 @@ See docs/providers/modelscope.md#refusals.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 
 from batchrunner.core.job import Json
+from batchrunner.core.values import dataclass, replace
 from batchrunner.simulator.script import JSON_TYPE, Script, Send, encode_json
 
 

@@ -10,7 +10,6 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
 from typing import Final
 
 from batchrunner.core.errors import ExitStatus
@@ -25,6 +24,7 @@ from batchrunner.core.rehearsal_report import Rehearsal
 from batchrunner.core.state import LedgerState
 from batchrunner.core.status import Status, UsageCounts
 from batchrunner.core.upstream import RunRows
+from batchrunner.core.values import dataclass, field, replace
 from batchrunner.engine.planning import run_planning_pass, totals_of
 from batchrunner.engine.run_status import with_end
 from batchrunner.engine.runner import Runner

@@ -3,9 +3,9 @@
 import json
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
 
 from batchrunner.core.job import Json
+from batchrunner.core.values import asdict, dataclass, field, replace
 from batchrunner.simulator.profiles import Latency
 from batchrunner.simulator.quotas import SimulatedLane
 from batchrunner.simulator.refusals import Refusal, refuse

@@ -5,9 +5,9 @@ that mean something here are honoured; the rest of them change nothing.
 """
 
 from collections.abc import Callable
-from dataclasses import replace
 
 from batchrunner.core.job import Json
+from batchrunner.core.values import replace
 from batchrunner.simulator import chat_replies
 from batchrunner.simulator.chat_replies import ChatReply, enveloped, reply_of
 from batchrunner.simulator.messages_replies import Event, stream_pieces

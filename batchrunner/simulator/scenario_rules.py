@@ -2,9 +2,9 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
 from email.utils import formatdate
 
+from batchrunner.core.values import replace
 from batchrunner.simulator.answers import asks_for_json_schema
 from batchrunner.simulator.chat_replies import thinks
 from batchrunner.simulator.profiles import POST_FAULTS, FaultRates

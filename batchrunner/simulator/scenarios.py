@@ -6,10 +6,10 @@ Where the summary says "first n", leaving the figure out means always.
 
 import difflib
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Literal
 
 from batchrunner.core.errors import JobMistakesError, Mistake
+from batchrunner.core.values import dataclass
 from batchrunner.simulator.profiles import finite
 from batchrunner.simulator.requests import Chosen
 

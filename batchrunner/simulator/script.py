@@ -2,10 +2,10 @@
 
 import hashlib
 import json
-from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, TypeAlias
 
 from batchrunner.core.job import Json
+from batchrunner.core.values import dataclass, field
 
 # Seeded chance: a throw depends on the seed, on what is sent, on how often it was sent, and on what is thrown for.
 #

@@ -7,11 +7,11 @@ shown when its time is over.
 import json
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import parse_qs
 
 from batchrunner.core.job import Json
+from batchrunner.core.values import dataclass, field
 from batchrunner.simulator.profiles import Latency
 from batchrunner.simulator.refusals import Refusal, invalid, refuse
 from batchrunner.simulator.requests import Chosen

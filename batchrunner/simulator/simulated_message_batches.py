@@ -4,12 +4,12 @@ The scenarios are those of `simulated_batches`, as far as they mean something he
 """
 
 import json
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 from urllib.parse import parse_qs
 
 from batchrunner.core.job import Json
+from batchrunner.core.values import dataclass
 from batchrunner.simulator.profiles import Latency
 from batchrunner.simulator.refusals import Refusal, refuse
 from batchrunner.simulator.requests import Chosen

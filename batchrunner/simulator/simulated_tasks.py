@@ -6,11 +6,11 @@ A task's id carries enough to derive a finished picture (digest, time, size), so
 tasks of an earlier one: a real provider forgets nothing because a client was started again. Their words are lost.
 """
 
-from dataclasses import dataclass
 from urllib.parse import unquote
 from uuid import UUID
 
 from batchrunner.core.job import Json
+from batchrunner.core.values import dataclass
 from batchrunner.simulator.drawing import DEFAULT_SIZE, Paint, draw, picture_size
 from batchrunner.simulator.films import film
 from batchrunner.simulator.profiles import POLL_FAULTS, TASK_FAULTS, FaultRates, Latency

@@ -1,7 +1,6 @@
 """What happens in a rehearsal, by hours and by days of the provider, from the ledger's events. Keeps no items."""
 
 from collections import Counter
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from typing import Final
 
@@ -9,6 +8,7 @@ from batchrunner.core.events import Accepted, Done, Event, Failed, Intent, Parke
 from batchrunner.core.ports import Clock
 from batchrunner.core.rehearsal_report import Moment, MomentKind, Span
 from batchrunner.core.state import LedgerState
+from batchrunner.core.values import dataclass, field
 
 _HOUR_S: Final = 3600
 _DAY_S: Final = 86_400

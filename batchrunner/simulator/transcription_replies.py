@@ -7,11 +7,11 @@ called `gpt-4o…` count tokens and know no segments, as OpenAI's do; all others
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import replace
 from hashlib import sha256
 from typing import Final
 
 from batchrunner.core.job import Json
+from batchrunner.core.values import replace
 from batchrunner.simulator.answers import count_tokens
 from batchrunner.simulator.refusals import Refusal, invalid
 from batchrunner.simulator.requests import Order, whole

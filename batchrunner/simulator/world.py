@@ -6,11 +6,11 @@ endpoint: one line in ENDPOINTS, or in GENERATIONS when it is paid for.
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, replace
 from functools import partial
 
 from batchrunner.core.errors import JobMistakesError
 from batchrunner.core.job import Json
+from batchrunner.core.values import asdict, replace
 from batchrunner.simulator.drawing import Paint, draw
 from batchrunner.simulator.generation import GENERATIONS, Generation, Verdict, apply_failure_mode
 from batchrunner.simulator.profiles import ANSWER_FAULTS, INSTANT, NO_FAULTS, FaultRates, Latency

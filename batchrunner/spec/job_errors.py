@@ -4,7 +4,6 @@ import json
 import math
 import re
 from collections import Counter
-from dataclasses import dataclass
 from typing import TypeAlias
 
 import yaml
@@ -12,6 +11,7 @@ from yaml.reader import ReaderError
 
 from batchrunner.core.job import Json
 from batchrunner.core.text import late_pattern, marked_encoding
+from batchrunner.core.values import dataclass
 
 # What literal keys and tokens look like, and how they are made unreadable. Pure text in, text out.
 

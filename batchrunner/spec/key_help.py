@@ -1,12 +1,12 @@
 """What `batchrunner explain KEY` says, from the JSON Schema of the job file: a sentence, type, default, example."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, Final
 
 from batchrunner.core.control import SETTABLE
 from batchrunner.core.errors import JobMistakesError, Mistake
+from batchrunner.core.values import dataclass
 from batchrunner.spec.models import PARTS, keys_of
 from batchrunner.spec.schema import DEFAULTS, EXAMPLES, NOTES, job_schema
 

@@ -7,7 +7,6 @@ import gc
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path, PurePath
 from typing import Final
@@ -15,6 +14,7 @@ from typing import Final
 from batchrunner.core.errors import JobMistakesError, Mistake
 from batchrunner.core.item import is_address
 from batchrunner.core.job import Check, Job, Json
+from batchrunner.core.values import replace
 from batchrunner.spec.check_keys import check_faults, checks_of
 from batchrunner.spec.job_errors import KeyPath, SpecError, decoded, dotted, hidden, parsed_path, short, shows_secret
 from batchrunner.spec.partial import PartialSpec, drafted, real_name

@@ -7,13 +7,13 @@ import os
 import stat
 from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
 from pydantic import ValidationError
 
 from batchrunner.core.job import Json, Kind
 from batchrunner.core.places import is_remote
+from batchrunner.core.values import dataclass, field, set_once
 from batchrunner.spec.fallback_keys import FallbackSpec, models_in
 from batchrunner.spec.job_errors import KeyPath, SpecError
 from batchrunner.spec.models import JobSpec, PromptSpec
@@ -137,7 +137,7 @@ class PartialSpec:
         listed = self.spec.prompts if isinstance(self.spec.prompts, list) else ()
         # Every rule goes through them: 100,000 are made once, and those that `spec` has already are not checked again.
         made = tuple(PromptSpec(prompt=entry) if isinstance(entry, str) else entry for entry in listed)
-        object.__setattr__(self, "entries", made)
+        set_once(self, "entries", made)
 
     def given(self, *path: str | int) -> bool:
         """True when the file has this key, be its value right or wrong."""

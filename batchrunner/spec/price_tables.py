@@ -8,7 +8,6 @@ is said, and costs nothing; prices that the job has itself come first.
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
@@ -20,6 +19,7 @@ from urllib.parse import urlsplit
 
 from batchrunner.core.budget import Price
 from batchrunner.core.job import Json, Kind
+from batchrunner.core.values import dataclass, field, replace
 from batchrunner.spec.job_errors import SpecError
 from batchrunner.spec.partial import PartialSpec, first_bytes, located
 from batchrunner.spec.provider import preset_of

@@ -6,12 +6,12 @@ A preset's key goes wherever the job says that preset is; a mapping without a pr
 import ipaddress
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, urlsplit, urlunsplit
 
 from batchrunner.core.job import TASK_KINDS, AuthScheme, DialectName, Json, Kind, Provider
 from batchrunner.core.presets import INPUTS_PER_REQUEST, PRESETS, Preset
+from batchrunner.core.values import dataclass
 from batchrunner.spec.account_keys import (
     KEY_SOURCES,
     commands_of_keys,

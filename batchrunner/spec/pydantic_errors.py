@@ -2,12 +2,12 @@
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from difflib import get_close_matches
 
 from pydantic_core import ErrorDetails
 
 from batchrunner.core.job import Json
+from batchrunner.core.values import dataclass
 from batchrunner.spec.job_errors import KeyPath, SpecError, short
 from batchrunner.spec.models import PARTS, keys_of
 

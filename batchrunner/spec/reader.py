@@ -9,12 +9,12 @@ import math
 import re
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
 
 import yaml
 
 from batchrunner.core.job import Json
 from batchrunner.core.text import without_lone_surrogates
+from batchrunner.core.values import dataclass, field
 from batchrunner.spec.job_errors import KeyPath, SpecError, syntax_fault
 
 MAX_DEPTH = 60

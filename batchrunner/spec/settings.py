@@ -1,13 +1,13 @@
 """Keys that are set while a run works: checked by the rules of the job file, beside the job's other keys."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, replace
 from pathlib import PurePath
 
 from batchrunner.core.budget import Budget, Price
 from batchrunner.core.control import is_overridden
 from batchrunner.core.errors import JobMistakesError, Mistake
 from batchrunner.core.job import Job, Json
+from batchrunner.core.values import asdict, replace
 from batchrunner.spec.job_errors import dotted, hidden
 from batchrunner.spec.load import further_faults, parsed_value, put
 from batchrunner.spec.partial import PartialSpec, drafted

@@ -5,12 +5,12 @@ Reads YAML with its lines and says every mistake with file, line and key.
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from batchrunner.core.job import Json
+from batchrunner.core.values import dataclass, replace
 from batchrunner.spec.job_errors import KeyPath, SpecError, decoded, header_problem, hidden, shows_secret
 from batchrunner.spec.partial import PartialSpec, first_bytes, located
 from batchrunner.spec.pydantic_errors import meant

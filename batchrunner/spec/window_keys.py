@@ -6,12 +6,12 @@ has in force can be shown and set as text. Hours belong to the day on which they
 
 import re
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Annotated, Final, TypeAlias
 
 from pydantic import Field, Tag
 
 from batchrunner.core.schedule import DAYS, EVERY_DAY, Window
+from batchrunner.core.values import replace
 from batchrunner.spec.job_errors import KeyPath, SpecError, short
 from batchrunner.spec.parts import Part, Text, one_of
 

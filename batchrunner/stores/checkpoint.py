@@ -12,7 +12,6 @@ import sys
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import closing, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
@@ -22,6 +21,7 @@ from batchrunner.core.events import CheckpointMark, Close
 from batchrunner.core.item_table import ItemTable
 from batchrunner.core.remote_batch import Figures
 from batchrunner.core.state import LedgerState
+from batchrunner.core.values import dataclass
 from batchrunner.stores.files import PRIVATE_FILE, Files, InspectedFiles, write_pieces
 from batchrunner.stores.ledger_line import CHECKPOINT_NAME, MAX_LINE_BYTES, checkpoint_path, is_intact, segment_path
 from batchrunner.stores.row_codec import UNREADABLE

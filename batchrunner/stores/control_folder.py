@@ -18,7 +18,6 @@ import threading
 import time
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -34,6 +33,7 @@ from batchrunner.core.control import (
 )
 from batchrunner.core.errors import JobMistakesError, StoreBrokenError
 from batchrunner.core.job import Job, Json
+from batchrunner.core.values import replace
 from batchrunner.stores.files import DISK, PRIVATE_FILE, PRIVATE_FOLDER, broken, write_whole
 
 CONTROL: Final = "control"

@@ -13,12 +13,12 @@ import stat
 import tempfile
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, Protocol
 
 from batchrunner.core.errors import StoreBrokenError
 from batchrunner.core.events import Close, FileMark, FolderMark
+from batchrunner.core.values import dataclass
 
 PRIVATE_FILE = 0o600
 PRIVATE_FOLDER = 0o700

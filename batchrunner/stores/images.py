@@ -8,7 +8,6 @@ other words, half files, and whatever Pillow cannot verify *and* load; damaged o
 import hashlib
 import io
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ from batchrunner.core.item import safe_stem
 from batchrunner.core.job import PictureFormat
 from batchrunner.core.outcome import DAMAGED, AudioBytes, Problem, ProblemKind
 from batchrunner.core.row import Audio, Picture, PictureOrigin
+from batchrunner.core.values import dataclass, replace
 from batchrunner.stores.artifacts import Artifacts
 from batchrunner.stores.files import DISK, SHARED_FILE, SHARED_FOLDER, Files, place_whole
 from batchrunner.stores.picture_formats import (

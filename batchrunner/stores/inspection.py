@@ -9,7 +9,6 @@ its fields. Memory grows with what is wrong, not with the rows. Changes nothing.
 
 import errno
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from hashlib import sha256
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
@@ -20,6 +19,7 @@ from batchrunner.core.events import Done, Failed, ReplacedBy, Requeued, recorded
 from batchrunner.core.lifecycle import ItemEvent, ItemState
 from batchrunner.core.ports import Place
 from batchrunner.core.state import LedgerState
+from batchrunner.core.values import dataclass, field
 from batchrunner.stores.files import FAILURES, RESULTS, SUPERSEDED, InspectedFiles, Look, broken
 from batchrunner.stores.row_codec import (
     FailureFacts,

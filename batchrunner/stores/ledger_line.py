@@ -14,7 +14,6 @@ surrogates become U+FFFD).
 import re
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple, Union, get_args
 
@@ -22,6 +21,7 @@ import msgspec
 
 from batchrunner.core.events import Done, Event, Intent, Open
 from batchrunner.core.lifecycle import ItemEvent
+from batchrunner.core.values import dataclass
 from batchrunner.stores.files import Files
 from batchrunner.stores.row_codec import UNREADABLE
 

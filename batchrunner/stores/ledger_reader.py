@@ -10,7 +10,6 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
@@ -19,6 +18,7 @@ import msgspec
 from batchrunner.core.errors import LedgerDamagedError
 from batchrunner.core.events import READABLE_VERSIONS, Close, Done, Event, Open, Reformatted
 from batchrunner.core.lifecycle import ItemEvent
+from batchrunner.core.values import dataclass
 from batchrunner.stores.files import DISK, Files, broken
 from batchrunner.stores.ledger_line import (
     MAX_LINE_BYTES,

@@ -7,7 +7,6 @@ what contradicts is left out. Refuses to invent an answer, and to read a format 
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, Self, get_args
 
@@ -35,6 +34,7 @@ from batchrunner.core.events import (
 from batchrunner.core.lifecycle import LIFECYCLE, ItemEvent, ItemState
 from batchrunner.core.ports import Place
 from batchrunner.core.state import LedgerState
+from batchrunner.core.values import dataclass, field
 from batchrunner.stores.files import PRIVATE_FILE, Files, write_all
 from batchrunner.stores.ledger import encode_line
 from batchrunner.stores.ledger_line import MAX_LINE_BYTES, is_intact, segment_numbers, segment_path

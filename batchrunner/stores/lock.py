@@ -15,12 +15,12 @@ import os
 import secrets
 import socket
 import time
-from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
 
 from batchrunner.core.errors import LockHeldError
+from batchrunner.core.values import asdict, dataclass
 from batchrunner.stores.files import DISK, NOT_OFFERED, PRIVATE_FILE, broken, plain
 
 # The second best lock, for file systems without `flock`: a file that is created exclusively and names its holder.

@@ -5,13 +5,13 @@ what is not known is kept as it came. Refuses, as DOWNLOAD_FAILED problems, afte
 and other words, an empty file, and a file whose own format says that its end is missing.
 """
 
-from dataclasses import dataclass
 from typing import Final
 
 from batchrunner.core.item import safe_stem
 from batchrunner.core.outcome import Problem, ProblemKind
 from batchrunner.core.ports import Fill
 from batchrunner.core.row import UNKNOWN_FORMAT, MediaFile
+from batchrunner.core.values import dataclass
 from batchrunner.stores.artifacts import Artifacts, Received
 from batchrunner.stores.picture_formats import foreign_content, format_of, other_format
 

@@ -7,7 +7,6 @@ results.jsonl was written anew.
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -23,6 +22,7 @@ from batchrunner.core.events import (
     Rewritten,
 )
 from batchrunner.core.remote_batch import BatchEvent
+from batchrunner.core.values import dataclass
 from batchrunner.stores.files import DISK, PRIVATE_FILE, write_all
 from batchrunner.stores.ledger import encode_line
 from batchrunner.stores.ledger_line import LEDGER, MAX_LINE_BYTES, segment_path

@@ -5,11 +5,11 @@ Rows stay where they are until they are written: each is known by its index, its
 
 from array import array
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from batchrunner.core.errors import StoreBrokenError
+from batchrunner.core.values import dataclass, field
 from batchrunner.stores.files import DISK
 from batchrunner.stores.row_forms import open_rows
 

@@ -10,7 +10,6 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -26,6 +25,7 @@ from batchrunner.core.part import Shard
 from batchrunner.core.shard import for_whole_job
 from batchrunner.core.state import LedgerState
 from batchrunner.core.status import MergeResult
+from batchrunner.core.values import dataclass, field
 from batchrunner.stores.batch_files import BATCHES
 from batchrunner.stores.control_folder import CONTROL
 from batchrunner.stores.export_files import EXPORTS

@@ -15,7 +15,6 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,6 +22,7 @@ import msgspec
 
 from batchrunner.core.errors import BatchrunnerError, JobMistakesError, Mistake, StoreBrokenError
 from batchrunner.core.events import Uploaded
+from batchrunner.core.values import dataclass
 from batchrunner.stores.files import DISK, SHARED_FILE, is_left_over, write_whole
 from batchrunner.stores.ledger_line import LEDGER, SEGMENT_NAME, segment_path
 from batchrunner.stores.lock import LOCK, LOCK_FILE

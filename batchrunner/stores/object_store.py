@@ -9,12 +9,12 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 from batchrunner.core.places import PLACES, scheme_of
+from batchrunner.core.values import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,13 +6,13 @@ that every row is where it was. Of each row 28 bytes are kept.
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from batchrunner.core.item_table import ItemTable
 from batchrunner.core.ports import Untaken, with_example
 from batchrunner.core.upstream import ReusedRun
+from batchrunner.core.values import dataclass
 from batchrunner.stores.files import DISK, RESULTS, SUPERSEDED, InspectedFiles, broken
 from batchrunner.stores.row_codec import RowFacts, facts_of, name_of, trimmed
 from batchrunner.stores.row_forms import lines_of, open_rows

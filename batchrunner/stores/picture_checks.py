@@ -1,8 +1,9 @@
 """What checks ask of a picture: whether it is blank, and what it looks like in 64 bits. Decodes with Pillow."""
 
 import io
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, cast
+
+from batchrunner.core.values import dataclass
 
 if TYPE_CHECKING:
     from PIL import Image

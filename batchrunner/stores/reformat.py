@@ -9,7 +9,6 @@ that is damaged, or that cannot be converted, stays as it is and is named.
 import asyncio
 import hashlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 import msgspec
@@ -21,6 +20,7 @@ from batchrunner.core.outcome import Problem
 from batchrunner.core.ports import Ledger
 from batchrunner.core.row import PictureOrigin
 from batchrunner.core.state import LedgerState
+from batchrunner.core.values import dataclass, field
 from batchrunner.stores.artifacts import Artifacts
 from batchrunner.stores.files import DISK, RESULTS, SHARED_FILE, InspectedFiles, broken, write_pieces
 from batchrunner.stores.images import FOLDER, MAX_PIXELS, prepare

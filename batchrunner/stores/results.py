@@ -6,7 +6,6 @@ Refuses: adding before `recover` was asked, gluing a row to a torn end, rows tha
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Final
 
@@ -15,6 +14,7 @@ from batchrunner.core.item import Item
 from batchrunner.core.lifecycle import ItemState
 from batchrunner.core.ports import Kept, Place
 from batchrunner.core.row import FailureRow, ResultRow
+from batchrunner.core.values import dataclass, replace
 from batchrunner.stores.appender import INLINE_BYTES, Appender
 from batchrunner.stores.export_files import FailuresOfLedger
 from batchrunner.stores.files import (

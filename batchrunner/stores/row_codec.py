@@ -7,7 +7,6 @@ surrogates become U+FFFD, NaN becomes null.
 
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
 from typing import Final, cast
@@ -19,6 +18,7 @@ from batchrunner.core.job import Json
 from batchrunner.core.outcome import Alternative, Usage
 from batchrunner.core.row import ChatOutput, FailureRow, ResultRow, tokens_of
 from batchrunner.core.text import BOM, repaired, without_lone_surrogates
+from batchrunner.core.values import dataclass, field_names
 from batchrunner.stores.files import DISK, FAILURES, RESULTS, Files, broken
 from batchrunner.stores.row_forms import FileLine, lines_of, read_lines
 
@@ -401,7 +401,7 @@ def _fields(value: ResultRow | ChatOutput) -> dict[str, object]:
 @cache
 def _names(kind: type) -> tuple[str, ...]:
     """Of the fields of a part of a row, in their order: looked up once and not for every row."""
-    return tuple(field.name for field in fields(kind))
+    return field_names(kind)
 
 
 def _encode(value: object) -> bytes:

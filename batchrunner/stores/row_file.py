@@ -1,12 +1,12 @@
 """The position of each row: a dict of 16-byte keys to packed ints, made by one streaming pass. Holds no rows."""
 
 from collections.abc import AsyncIterator, Callable, Container, Iterable, Iterator
-from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 from typing import Literal
 
 from batchrunner.core.item import Item
+from batchrunner.core.values import dataclass
 from batchrunner.stores.files import SHARED_FILE, Files, broken, open_beside, write_all, write_pieces
 from batchrunner.stores.row_codec import (
     Label,

@@ -8,11 +8,11 @@ take them as they are. Refuses to guess at 8-bit code pages: they cannot be dist
 import codecs
 import io
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from batchrunner.core.text import MARKED_ENCODINGS
+from batchrunner.core.values import dataclass
 from batchrunner.stores.files import SHARED_FILE, Files, write_pieces
 
 # Lines of a file as a stream, with their offsets, in bounded memory.

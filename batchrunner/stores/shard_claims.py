@@ -7,7 +7,6 @@ ended is written over it. A coordinator that begins again knows from them which 
 import re
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
 
@@ -15,6 +14,7 @@ import msgspec
 
 from batchrunner.core.coordination_messages import Counts
 from batchrunner.core.part import Shard
+from batchrunner.core.values import dataclass, field
 from batchrunner.stores.files import DISK, SHARED_FILE, broken, write_whole
 from batchrunner.stores.lock import dead_holder_of, holder_of
 from batchrunner.stores.row_codec import UNREADABLE

@@ -1,12 +1,12 @@
 """How a run finds its directory, repairs what a crash tore, and goes on from there."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from batchrunner.core.job import Job
 from batchrunner.core.presets import PRESETS
 from batchrunner.core.state import LedgerState
+from batchrunner.core.values import dataclass
 from batchrunner.stores.files import RESULTS, InspectedFiles, size_marked, stands_as_marked
 from batchrunner.stores.inspection import Inspection, inspect
 from batchrunner.stores.ledger_replay import replay

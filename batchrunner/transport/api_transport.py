@@ -10,7 +10,6 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, suppress
-from dataclasses import replace
 from functools import partial
 from types import TracebackType
 from typing import Final, Literal, Self, TypeAlias, TypeVar
@@ -23,6 +22,7 @@ from batchrunner.core.errors import JobMistakesError, Mistake, StoreBrokenError
 from batchrunner.core.http import Completed, Decoder, Ending, Gate, Interrupted, Request, ResponseHead
 from batchrunner.core.job import AuthScheme, DialectName, Provider, Timeouts
 from batchrunner.core.task_table import is_keyed
+from batchrunner.core.values import replace
 from batchrunner.transport.addresses import is_loopback_name
 from batchrunner.transport.coding import ACCEPTED, GZIP_MAGIC, CodingError, Unpacker, unpacker
 from batchrunner.transport.deadlines import SILENT_S, UNDER_WAY, Deadlines, DeadlineTimer, TimeoutPolicy, passed

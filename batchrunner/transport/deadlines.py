@@ -8,11 +8,11 @@ import asyncio
 import math
 from collections.abc import Callable
 from contextvars import ContextVar
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Literal, Protocol, Self
 
 from batchrunner.core.http import SETTLED_S, Gate
+from batchrunner.core.values import dataclass
 
 SILENT_S: Final = 60.0
 """A server that has sent nothing for this long is reported, whatever the job's deadlines are."""

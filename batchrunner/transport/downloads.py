@@ -9,7 +9,6 @@ import asyncio
 import re
 import socket
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Final, Self
 
@@ -19,6 +18,7 @@ from yarl import URL
 from batchrunner.core.job import Timeouts
 from batchrunner.core.outcome import Problem, ProblemKind
 from batchrunner.core.ports import Write
+from batchrunner.core.values import dataclass, replace
 from batchrunner.transport.addresses import Reach, literal, looks_internal, reach
 from batchrunner.transport.coding import CodingError, unpacker
 from batchrunner.transport.deadlines import UNDER_WAY, Deadlines, TimeoutPolicy

@@ -11,7 +11,6 @@ import stat
 import subprocess
 import time
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from string import Template
 from typing import Final
@@ -19,6 +18,7 @@ from typing import Final
 from batchrunner.core.errors import Mistake
 from batchrunner.core.job import COMMAND_ACCOUNT, FILE_ACCOUNT, Provider, setting_of_account
 from batchrunner.core.text import MASK
+from batchrunner.core.values import dataclass, field
 from batchrunner.transport.secrets import Secret, clean_key, fits_header
 
 LIMIT_S: Final = 60.0

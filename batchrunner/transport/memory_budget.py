@@ -9,9 +9,10 @@ know what a reply is.
 import asyncio
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Final, Self
+
+from batchrunner.core.values import dataclass, field
 
 MEMORY_BUDGET_BYTES: Final = 24 * 1024 * 1024
 """Less than two of the longest answers, so that the second is not decoded while the first is written down."""

@@ -9,14 +9,14 @@ import json
 import re
 from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import fields, is_dataclass, replace
 from functools import cache
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from batchrunner.core.errors import JobMistakesError, Mistake
 from batchrunner.core.item import AlikeItems, Item
 from batchrunner.core.job import Job, Provider
 from batchrunner.core.text import MASK
+from batchrunner.core.values import field_names, replace
 
 if TYPE_CHECKING:
     from batchrunner.core.outcome import Answer
@@ -388,6 +388,10 @@ def _holds(value: object, secrets: list[Secret]) -> bool:
     return False
 
 
+_names: Final = cache(field_names)
+"""Looked up once: every reply is walked through."""
+
+
 def _inside(value: object) -> Iterator[object]:
     if isinstance(value, Mapping):
         yield from value.keys()
@@ -396,16 +400,7 @@ def _inside(value: object) -> Iterator[object]:
         yield from value
     else:
         kind: type = type(value)
-        yield from (getattr(value, name) for name in _field_names(kind))
-
-
-@cache
-def _field_names(kind: type) -> tuple[str, ...]:
-    """Of a dataclass or a `msgspec.Struct`; of any other type none. Looked up once: every reply is walked through."""
-    if is_dataclass(kind):
-        return tuple(field.name for field in fields(kind))
-    names: tuple[str, ...] = getattr(kind, "__struct_fields__", ())
-    return names
+        yield from (getattr(value, name) for name in _names(kind))
 
 
 def _masked(value: T, secrets: list[Secret], depth: int) -> T:
@@ -431,11 +426,12 @@ def _masked(value: T, secrets: list[Secret], depth: int) -> T:
     return clean  # type: ignore[return-value]  # each branch keeps the type, which no checker can follow
 
 
-def _masked_fields(value: object, secrets: list[Secret], depth: int) -> object:
-    if not is_dataclass(value) or isinstance(value, type):
-        return value
+def _masked_fields(value: Any, secrets: list[Secret], depth: int) -> object:
     kind: type = type(value)
-    found = {name: getattr(value, name) for name in _field_names(kind)}
+    names = _names(kind)
+    if not names:
+        return value
+    found = {name: getattr(value, name) for name in names}
     return replace(value, **{name: _masked(inner, secrets, depth) for name, inner in found.items()})
 
 

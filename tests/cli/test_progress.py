@@ -9,7 +9,6 @@ import signal
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -23,6 +22,7 @@ from batchrunner.cli.progress import Display, LineDisplay, Progress, colours_wan
 from batchrunner.core.errors import ExitStatus
 from batchrunner.core.outcome import ProblemKind
 from batchrunner.core.status import FailureGroup, ItemCounts, LaneStatus, SendCounts, Status, UsageCounts
+from batchrunner.core.values import replace
 from batchrunner.report.pace import RunPace
 from tests.support.virtual_time import run_virtual
 

@@ -5,7 +5,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -13,6 +12,7 @@ import pytest
 
 from batchrunner.cli.block import View, block
 from batchrunner.core.status import ItemCounts, SendCounts, Status, UsageCounts, Wait
+from batchrunner.core.values import replace
 from batchrunner.report.pace import RunPace
 from tests.support.command_line import CommandLine
 

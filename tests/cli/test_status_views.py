@@ -2,7 +2,6 @@
 
 import io
 import time
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -15,6 +14,7 @@ from batchrunner.cli.main import main
 from batchrunner.cli.output import StatusLine, fitted
 from batchrunner.core.outcome import ProblemKind
 from batchrunner.core.status import FailureGroup, ItemCounts, LaneStatus, SendCounts, Status, UsageCounts
+from batchrunner.core.values import replace
 from tests.support.command_line import CommandLine
 
 NOW: Final = datetime(2026, 11, 26, 22, 50, tzinfo=UTC)

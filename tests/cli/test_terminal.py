@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, TextIO, cast
@@ -12,6 +12,7 @@ from rich.cells import cell_len
 
 from batchrunner.cli.live import LiveDisplay, Screen
 from batchrunner.core.status import Status
+from batchrunner.core.values import replace
 from tests.support.engine import MONDAY_EVENING, Latency, RunHarness, World
 from tests.support.virtual_time import run_virtual
 

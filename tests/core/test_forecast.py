@@ -1,10 +1,9 @@
 """When a run would end, by arithmetic."""
 
-from dataclasses import replace
-
 import pytest
 
 from batchrunner.core.rehearsal_report import LaneLoad, end_of
+from batchrunner.core.values import replace
 
 SHANGHAI_S = 8 * 3600.0
 NOON = 1_795_000_000.0 // 86_400.0 * 86_400.0 - SHANGHAI_S + 43_200.0

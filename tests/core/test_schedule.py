@@ -1,7 +1,6 @@
 """Windows and deadlines on calendars that jump: pure arithmetic, with the system's zones only as examples."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
 
@@ -17,6 +16,7 @@ from batchrunner.core.schedule import (
     instant_of,
     opening,
 )
+from batchrunner.core.values import replace
 
 OffsetAt = Callable[[float], float]
 

@@ -6,7 +6,7 @@ The plain kinds are those of the first runs, and stay as they are: the past bugs
 import asyncio
 import random
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,6 +17,7 @@ from batchrunner.core.budget import Budget
 from batchrunner.core.item import Item
 from batchrunner.core.job import Job, Limits, Listing, RetryPolicy
 from batchrunner.core.schedule import Window
+from batchrunner.core.values import replace
 from batchrunner.prompts import items_of
 
 T = TypeVar("T")

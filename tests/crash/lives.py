@@ -8,13 +8,14 @@ import asyncio
 import random
 from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from batchrunner.core import VERSION
 from batchrunner.core.errors import ExitStatus, StoreBrokenError
 from batchrunner.core.item import Item
 from batchrunner.core.part import RunRequest
 from batchrunner.core.status import Status
+from batchrunner.core.values import replace
 from batchrunner.engine.planning import lane_concurrency
 from batchrunner.engine.runner import Runner
 from batchrunner.engine.work_queue import LoopClock

@@ -5,7 +5,7 @@ or turns something inside the engine. The watch itself is never touched.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,6 +19,7 @@ from batchrunner.core.lifecycle import Closed
 from batchrunner.core.outcome import Problem
 from batchrunner.core.ports import Kept, Ledger, Place
 from batchrunner.core.row import ResultRow
+from batchrunner.core.values import replace
 from batchrunner.engine.lanes import Lane
 from batchrunner.engine.recorder import Recorder
 from batchrunner.engine.runner import Runner

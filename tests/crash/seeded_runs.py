@@ -2,10 +2,11 @@
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from batchrunner.core.errors import ExitStatus
 from batchrunner.core.part import RunRequest
+from batchrunner.core.values import replace
 from batchrunner.simulator.profiles import NO_FAULTS, FaultRates, Latency
 from batchrunner.simulator.quotas import NO_LIMITS, Quota, RateLimits
 from batchrunner.simulator.scenarios import parse_scenarios

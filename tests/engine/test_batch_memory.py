@@ -3,7 +3,6 @@
 import asyncio
 import random
 import tracemalloc
-from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
@@ -15,6 +14,7 @@ from batchrunner.core.http import Request
 from batchrunner.core.job import DialectName, Timeouts
 from batchrunner.core.outcome import Problem
 from batchrunner.core.remote_batch import BatchLook, RemoteBatch, RequestFile
+from batchrunner.core.values import replace
 from batchrunner.engine.batch_requests import BatchRequests
 from batchrunner.providers import batches_for, dialect_for
 from batchrunner.stores.batch_files import BatchFolder, RequestFileWriter

@@ -2,7 +2,6 @@
 
 import json
 from collections import Counter
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from batchrunner.core.http import ResponseHead
 from batchrunner.core.job import Json
 from batchrunner.core.outcome import Problem
 from batchrunner.core.remote_batch import RemoteBatch
+from batchrunner.core.values import replace
 from batchrunner.providers.anthropic_batches import AnthropicBatches
 from batchrunner.providers.anthropic_messages import AnthropicMessages
 from batchrunner.report.batch_adoption import adopt_batch

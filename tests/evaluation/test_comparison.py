@@ -2,11 +2,11 @@
 
 import random
 from collections.abc import Sequence
-from dataclasses import replace
 
 import pytest
 
 from batchrunner.core.checks import Verdict
+from batchrunner.core.values import replace
 from batchrunner.evaluation.comparison import (
     CheckTotals,
     Comparison,

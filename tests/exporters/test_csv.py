@@ -2,13 +2,13 @@
 
 import csv
 import io
-from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from batchrunner.core.values import replace
 from batchrunner.exporters.tables import guarded, unguarded
 from tests.exporters.rows import TEXTS, chat_row, failed_row, made, picture_row, row
 

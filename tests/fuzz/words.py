@@ -2,7 +2,6 @@
 
 import ipaddress
 import unicodedata
-from dataclasses import replace
 from pathlib import PurePosixPath
 
 from yarl import URL
@@ -12,6 +11,7 @@ from batchrunner.core.item import STEM_LIMIT_BYTES, fold, safe_stem
 from batchrunner.core.job import Timeouts
 from batchrunner.core.outcome import PictureUrl
 from batchrunner.core.status import FailureGroup, ItemCounts, LaneStatus, SendCounts, Status, UsageCounts
+from batchrunner.core.values import replace
 from batchrunner.prompts.ids import auto_id, slug
 from batchrunner.providers.result_pictures import pictures_in
 from batchrunner.report.summary import summary

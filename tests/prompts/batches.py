@@ -2,11 +2,11 @@
 
 import base64
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from batchrunner.core.job import DialectName, Job, Source
+from batchrunner.core.values import replace
 from tests.prompts.jobs import source
 
 PNG = b"\x89PNG\r\n\x1a\nrest"

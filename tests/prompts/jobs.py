@@ -1,7 +1,6 @@
 """Jobs for the tests of the prompts room: everything by default, each test names what it is about."""
 
 import asyncio
-from dataclasses import replace
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -10,6 +9,7 @@ import pytest
 from batchrunner.core.errors import JobMistakesError, Mistake
 from batchrunner.core.item import Item
 from batchrunner.core.job import Job, Limits, ListedPrompt, Listing, Output, Provider, RetryPolicy, Source, Timeouts
+from batchrunner.core.values import replace
 from batchrunner.prompts import JobItems, check_items, items_of
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"

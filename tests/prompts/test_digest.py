@@ -2,12 +2,12 @@
 
 import os
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from batchrunner.core.job import Job, ListedPrompt, Listing
+from batchrunner.core.values import replace
 from batchrunner.prompts import digest_of_items
 from tests.prompts.jobs import job_of, listing, source
 

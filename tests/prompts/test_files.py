@@ -2,7 +2,6 @@
 
 import base64
 import os
-from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import pytest
 
 from batchrunner.core.input_files import TAKEN
 from batchrunner.core.job import DialectName, ListedPrompt
+from batchrunner.core.values import replace
 from batchrunner.prompts import items_of
 from batchrunner.prompts.input_pictures import PICTURE_LIMIT_BYTES
 from batchrunner.prompts.job_items import digest_of_items

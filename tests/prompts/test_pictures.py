@@ -2,13 +2,13 @@
 
 import base64
 import os
-from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
 from batchrunner.core.job import ListedPrompt
+from batchrunner.core.values import replace
 from batchrunner.prompts import items_of
 from batchrunner.prompts.input_pictures import PICTURE_LIMIT_BYTES
 from tests.prompts.jobs import items, job_of, listing, mistake, source, stream

@@ -5,7 +5,6 @@ import importlib.util
 import io
 import json
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import pytest
 
 from batchrunner.core.errors import Mistake
 from batchrunner.core.job import Draw, Job, Source
+from batchrunner.core.values import replace
 from batchrunner.prompts import check_items, digest_of_items, items_of
 from batchrunner.prompts.job_items import stamp_of
 from batchrunner.prompts.source_guess import guess_source

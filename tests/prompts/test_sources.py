@@ -3,11 +3,11 @@
 import asyncio
 import json
 import os
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from batchrunner.core.values import replace
 from batchrunner.prompts import items_of
 from batchrunner.prompts.sources import SOURCES
 from batchrunner.prompts.sources.base import LINE_LIMIT_BYTES, BadRow, BadSourceError, SourceRow

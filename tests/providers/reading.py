@@ -82,5 +82,5 @@ def item(prompt: str = "Say hi", *, params: dict[str, Json] | None = None, **fie
         params=params or {},
     )
     for name, value in fields.items():
-        object.__setattr__(plain, name, value)
+        setattr(plain, name, value)
     return plain

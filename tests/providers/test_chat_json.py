@@ -3,7 +3,6 @@
 import json
 import warnings
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +10,7 @@ import pytest
 from batchrunner.core.http import Completed
 from batchrunner.core.job import Json as JsonValue
 from batchrunner.core.outcome import Answer, Correction, Problem, ProblemKind, ToolCall, Usage
+from batchrunner.core.values import replace
 from batchrunner.providers.stream_decoder import TEXT_CAP_BYTES
 from tests.providers.chat import CALL, DONE, FINISHED, SHELL, USAGE, USED, decoder, delta, hi, outcome_of, tools
 from tests.providers.reading import EVENTS, JSON, head, read

@@ -1,12 +1,12 @@
 """Chat streams, fed whole, byte by byte, in random pieces, with junk behind."""
 
 import json
-from dataclasses import replace
 
 import pytest
 
 from batchrunner.core.http import Completed, Interrupted
 from batchrunner.core.outcome import Alternative, Answer, Problem, ProblemKind, ToolCall
+from batchrunner.core.values import replace
 from tests.providers.chat import (
     CALL,
     DONE,

@@ -1,12 +1,12 @@
 """Anthropic answers in one piece, refusals by status, and answers that are held to a schema."""
 
 import json
-from dataclasses import replace
 
 import pytest
 
 from batchrunner.core.job import Json as JsonValue
 from batchrunner.core.outcome import Answer, Hints, Problem, ProblemKind, ToolCall
+from batchrunner.core.values import replace
 from batchrunner.providers.structured import NAME
 from tests.providers.messages import (
     CLOSED,

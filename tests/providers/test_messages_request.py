@@ -1,7 +1,6 @@
 """What a message looks like on the wire."""
 
 import json
-from dataclasses import replace
 
 import pytest
 
@@ -9,6 +8,7 @@ from batchrunner.core.http import Request
 from batchrunner.core.item import InputPicture, Item
 from batchrunner.core.job import Json, PresetName, Turn
 from batchrunner.core.outcome import Adaptation, Correction, Revision
+from batchrunner.core.values import replace
 from batchrunner.providers import dialect_for
 from batchrunner.providers.anthropic_messages import AnthropicMessages
 from batchrunner.providers.structured import NAME

@@ -2,12 +2,12 @@
 
 import json
 import re
-from dataclasses import replace
 
 import pytest
 
 from batchrunner.core.http import Interrupted
 from batchrunner.core.outcome import Answer, ToolCall, Usage
+from batchrunner.core.values import replace
 from tests.providers.messages import (
     BEGUN,
     BLOCK,

@@ -2,7 +2,6 @@
 
 import json
 from base64 import b64encode
-from dataclasses import replace
 from hashlib import sha256
 from typing import Any
 
@@ -12,6 +11,7 @@ from batchrunner.core.http import Completed
 from batchrunner.core.item import InputFile, Item
 from batchrunner.core.job import Json
 from batchrunner.core.outcome import Answer, Problem, ProblemKind, Revision, Usage
+from batchrunner.core.values import replace
 from batchrunner.providers.openai_transcriptions import OpenAiTranscriptions
 from batchrunner.simulator.transcription_replies import form_of
 from tests.providers.reading import RESET, head, item, provider, read, read_every_way

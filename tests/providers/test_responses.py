@@ -1,7 +1,6 @@
 """OpenAI's Responses: requests as they are sent, replies whole and streamed, and every reply cut at every byte."""
 
 import json
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,6 +9,7 @@ from batchrunner.core.http import Completed, Decoder
 from batchrunner.core.item import InputFile, InputPicture
 from batchrunner.core.job import Json, Turn
 from batchrunner.core.outcome import Answer, Correction, Problem, ProblemKind, Revision, ToolCall, Usage
+from batchrunner.core.values import replace
 from batchrunner.providers.openai_responses import OpenAiResponses
 from batchrunner.simulator.responses_replies import EDITS
 from batchrunner.simulator.scenarios import SCENARIOS

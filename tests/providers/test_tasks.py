@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from functools import cache
 from typing import Any, TypeVar
 
@@ -29,6 +28,7 @@ from batchrunner.core.outcome import (
 from batchrunner.core.ports import TaskDialect
 from batchrunner.core.task_table import TaskTable
 from batchrunner.core.task_table_faults import table_of
+from batchrunner.core.values import replace
 from batchrunner.providers import dialect_for
 from batchrunner.providers.tasks import TableTasks
 from batchrunner.spec.reader import read_yaml

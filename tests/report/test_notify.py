@@ -7,7 +7,6 @@ import select
 import sys
 import threading
 from collections.abc import Callable, Coroutine, Iterator
-from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import ClassVar
@@ -26,6 +25,7 @@ from batchrunner.core.status import (
     Status,
     UsageCounts,
 )
+from batchrunner.core.values import replace
 from batchrunner.report.notify import Watcher, all_parked, notifications, notify, run_environment
 from batchrunner.spec import load_job
 from tests.support.engine import RunHarness, chat

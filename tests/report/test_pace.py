@@ -1,12 +1,12 @@
 """The arithmetic behind the progress display."""
 
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
 import pytest
 
 from batchrunner.core.status import ItemCounts, LaneStatus, SendCounts, Status, UsageCounts
+from batchrunner.core.values import replace
 from batchrunner.report.pace import Eta, ProgressRate, RunPace, eta_words
 
 

@@ -1,6 +1,5 @@
 """The closing words of a run."""
 
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import get_args
 
@@ -13,6 +12,7 @@ from batchrunner.core.status import (
     Status,
     UsageCounts,
 )
+from batchrunner.core.values import replace
 from batchrunner.report.summary import STATES, summary
 
 NOW = datetime(2026, 11, 22, 15, 5, tzinfo=UTC)

@@ -5,7 +5,6 @@ whole what is not, or dies of what is whole, the pair stands in a table with its
 """
 
 import json
-from dataclasses import replace
 
 import anthropic
 import httpx2
@@ -14,6 +13,7 @@ from anthropic.types import Message, MessageParam
 
 from batchrunner.core.job import Json, PresetName
 from batchrunner.core.outcome import Answer, Problem, ProblemKind, Revision
+from batchrunner.core.values import replace
 from batchrunner.providers.anthropic_messages import AnthropicMessages
 from batchrunner.simulator.scenarios import SCENARIOS
 from batchrunner.simulator.world import World

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-from dataclasses import replace
 
 import anthropic
 import httpx2
@@ -11,6 +10,7 @@ from anthropic.types.messages import MessageBatch, MessageBatchIndividualRespons
 
 from batchrunner.core.outcome import Answer
 from batchrunner.core.remote_batch import BatchLook
+from batchrunner.core.values import replace
 from batchrunner.providers.anthropic_batches import AnthropicBatches
 from batchrunner.providers.anthropic_messages import AnthropicMessages
 from batchrunner.simulator.profiles import Latency

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-from dataclasses import replace
 from email import message_from_bytes
 
 import httpx2
@@ -13,6 +12,7 @@ from openai.types.chat import ChatCompletion
 
 from batchrunner.core.outcome import Answer, Problem
 from batchrunner.core.remote_batch import BatchLook, BatchPage
+from batchrunner.core.values import replace
 from batchrunner.providers.openai_batches import OpenAiBatches
 from batchrunner.providers.openai_chat import OpenAiChat
 from batchrunner.simulator.profiles import Latency

@@ -4,14 +4,13 @@ Whatever the SDK survives, both must read alike. Where the SDK breaks, ours give
 whole what is not, or dies of what is whole, the pair stands in a table with its reason.
 """
 
-from dataclasses import replace
-
 import httpx2
 import openai
 import pytest
 from openai.types.chat import ChatCompletion
 
 from batchrunner.core.outcome import Answer, Problem, ProblemKind
+from batchrunner.core.values import replace
 from batchrunner.providers.openai_chat import OpenAiChat
 from batchrunner.simulator.scenarios import SCENARIOS
 from batchrunner.simulator.world import World

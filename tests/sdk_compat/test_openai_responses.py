@@ -5,7 +5,6 @@ the pair stands in a table with its reason.
 """
 
 import json
-from dataclasses import replace
 
 import httpx2
 import openai
@@ -14,6 +13,7 @@ from openai.types.responses import Response
 
 from batchrunner.core.job import Json
 from batchrunner.core.outcome import Answer, Problem, ProblemKind, Revision
+from batchrunner.core.values import replace
 from batchrunner.providers.openai_responses import OpenAiResponses
 from batchrunner.simulator.scenarios import SCENARIOS
 from batchrunner.simulator.world import World

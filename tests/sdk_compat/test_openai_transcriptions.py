@@ -1,6 +1,5 @@
 """The official OpenAI SDK drives the door of transcriptions of the simulator, and our decoder agrees with it."""
 
-from dataclasses import replace
 from typing import Any
 
 import httpx2
@@ -9,6 +8,7 @@ import pytest
 
 from batchrunner.core.job import Json
 from batchrunner.core.outcome import Answer, Problem, Revision
+from batchrunner.core.values import replace
 from batchrunner.providers.openai_transcriptions import OpenAiTranscriptions
 from batchrunner.simulator.scenarios import SCENARIOS
 from batchrunner.simulator.transcription_replies import form_of

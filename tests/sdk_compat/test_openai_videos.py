@@ -1,6 +1,5 @@
 """The official OpenAI SDK drives the simulator's door of videos, and our table reads the same replies alike."""
 
-from dataclasses import replace
 from typing import Any
 
 import httpx2
@@ -8,6 +7,7 @@ import openai
 import pytest
 
 from batchrunner.core.outcome import Pending, Pictures, PictureUrl, Problem, ProblemKind, TaskAccepted
+from batchrunner.core.values import replace
 from batchrunner.providers.tasks import TableTasks
 from batchrunner.simulator.profiles import Latency
 from batchrunner.simulator.world import World

@@ -6,7 +6,7 @@ SDK would send, and what comes of it is what the SDK would give.
 
 import json
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import anthropic
@@ -20,6 +20,7 @@ from pydantic import TypeAdapter
 from batchrunner.core.item import InputFile, InputPicture, Item
 from batchrunner.core.job import Json, Turn
 from batchrunner.core.outcome import Answer, Pictures, Revision
+from batchrunner.core.values import replace
 from batchrunner.providers.anthropic_messages import AnthropicMessages
 from batchrunner.providers.openai_chat import OpenAiChat
 from batchrunner.providers.openai_images import OpenAiImages

@@ -14,8 +14,10 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
+
+from batchrunner.core.values import asdict
 
 _PATIENCE_S = 120.0
 _LOOK_S = 0.01

@@ -1,6 +1,5 @@
 """What is supposed of a provider can be said in a line or a file, and every mistake in it is told at once."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -10,6 +9,7 @@ from batchrunner.api import load_job
 from batchrunner.core.errors import JobMistakesError
 from batchrunner.core.job import Job, Kind, PresetName
 from batchrunner.core.presets import PRESETS
+from batchrunner.core.values import replace
 from batchrunner.simulator.profiles import PROFILES, SETTINGS, FaultRates, Profile, profile_of
 from batchrunner.simulator.quotas import RateLimits
 

@@ -4,7 +4,6 @@ import asyncio
 import importlib.util
 import json
 import os
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from batchrunner import api
 from batchrunner.core.budget import Price
 from batchrunner.core.errors import JobMistakesError
 from batchrunner.core.job import Job
+from batchrunner.core.values import replace
 from batchrunner.report.summary import schedule_notes
 from batchrunner.spec.settings import with_settings
 

@@ -3,13 +3,13 @@
 import errno
 import os
 import resource
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from batchrunner.core.errors import StoreBrokenError
 from batchrunner.core.job import Job, Limits
+from batchrunner.core.values import replace
 from batchrunner.spec import load_job
 from batchrunner.stores import preflight
 from batchrunner.stores.files import DISK, Disk, is_left_over

@@ -3,12 +3,12 @@
 import os
 import stat
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from batchrunner.core.job import Provider
+from batchrunner.core.values import replace
 from batchrunner.transport import FoundKeys, read_keys
 from tests.transport.servers import provider
 

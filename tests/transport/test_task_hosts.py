@@ -1,10 +1,9 @@
 """With a table, the key goes to the base's origin, and over https to the domains that the table names."""
 
-from dataclasses import replace
-
 import pytest
 
 from batchrunner.core.job import Timeouts
+from batchrunner.core.values import replace
 from batchrunner.spec.task_tables import shipped_table
 from batchrunner.transport import ApiTransport, Secret
 from tests.providers.reading import provider

@@ -4,10 +4,10 @@ import asyncio
 import os
 import stat
 from collections.abc import AsyncGenerator, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Protocol, TypeAlias, overload
 
 from batchrunner.core.job import DialectName, Json, Turn
+from batchrunner.core.values import dataclass
 
 LINE_LIMIT_BYTES = 16 * 1024 * 1024
 """A longer line (or quoted row) is no prompt: it is a wrong file or a quote that never closes."""

@@ -7,10 +7,10 @@ rows: other endpoints, streams, and whatever a conversation of texts and picture
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from batchrunner.core.job import DialectName, Json, Turn
+from batchrunner.core.values import dataclass, replace
 from batchrunner.prompts.sources.base import (
     PLAIN,
     AskedFile,

@@ -12,11 +12,11 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, BinaryIO, Final, TypeVar, cast
 from urllib.parse import urlsplit
 
 from batchrunner.core.places import PLACES, address_without_query, is_remote, scheme_of
+from batchrunner.core.values import dataclass
 from batchrunner.prompts.sources.base import BadSourceError, require_regular
 
 _PIECE_BYTES: Final = 4 << 20
