@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from batchrunner.core.checks import Score, Verdict, checks_digest, passes
@@ -175,7 +175,6 @@ JSON = st.recursive(
 )
 
 
-@settings(deadline=None)  # a busy machine is no mistake
 @given(
     st.sampled_from([kind for kind in CHECK_KINDS if kind not in ("regex", "length")]),
     JSON,

@@ -6,7 +6,7 @@ import tarfile
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from openai.types.chat import ChatCompletion
 from openai.types.images_response import ImagesResponse
 
@@ -37,7 +37,6 @@ def test_jsonl_gives_the_very_bytes_of_the_rows() -> None:
 # -- openai-batch
 
 
-@settings(deadline=None)  # a busy machine is no mistake
 @given(answer=TEXTS, name=TEXTS)
 def test_answers_are_lines_that_the_sdk_reads(answer: str, name: str) -> None:
     (line,) = lines(made("openai-batch", chat_row(answer, id=name)))

@@ -2,7 +2,7 @@
 
 import jsonschema
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from batchrunner.core.job import Json
@@ -50,7 +50,6 @@ json_values = st.recursive(
 keywords = st.sampled_from(["type", "properties", "items", "enum", "anyOf", "allOf", "$ref", "minimum", "minLength"])
 
 
-@settings(deadline=None)
 @given(st.dictionaries(keywords, json_values, max_size=4))
 def test_any_schema_gives_some_value(schema: dict[str, Json]) -> None:
     value_for(schema, grain=1, text="words")

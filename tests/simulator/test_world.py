@@ -1,7 +1,7 @@
 """What the world accepts, refuses, answers and counts."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from batchrunner.core.job import Json
@@ -111,7 +111,6 @@ keys = st.sampled_from(
 )
 
 
-@settings(deadline=None)
 @given(
     st.dictionaries(keys, json_values, max_size=5),
     turns,

@@ -4,7 +4,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchrunner.core.errors import JobMistakesError
@@ -12,7 +12,7 @@ from batchrunner.core.job import Job
 from batchrunner.spec import load_job
 from batchrunner.spec.models import PARTS, keys_of
 
-_QUICK = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+_QUICK = settings(max_examples=150)
 _KEYS = sorted({key for part in PARTS.values() for key in keys_of(part)} | {"seed", "size", "loras", "x"})
 _SCALARS = (
     st.none()

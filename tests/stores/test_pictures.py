@@ -285,7 +285,7 @@ def test_several_pictures_are_saved_at_the_same_time(tmp_path: Path) -> None:
 
 
 @given(st.sampled_from(["PNG", "JPEG", "WEBP", "GIF"]), st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_no_bytes_make_it_crash(shape: str, data: st.DataObject) -> None:
     """Threat 6."""
     mangled = bytearray(drawn(shape, size=(9, 9)))

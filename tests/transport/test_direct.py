@@ -17,6 +17,7 @@ from batchrunner.core.http import Completed, Interrupted, Request
 from batchrunner.transport import ApiTransport, keepalive
 from batchrunner.transport import api_transport as api_module
 from batchrunner.transport.direct import DIRECT_BYTES, direct_way
+from tests.support.virtual_time import run_virtual
 from tests.transport.servers import ACCOUNT, Kept, Server, api, post, provider, reply, sends, serve
 
 pytestmark = pytest.mark.usefixtures("way")  # every test here runs on both ways of the transport
@@ -103,7 +104,7 @@ def test_a_reply_that_nobody_asked_for_is_nobodys_answer() -> None:
                 assert (kept.body, kept.ending) == (b"hello", Completed())
                 await asyncio.sleep(0.15)
 
-    asyncio.run(scene())
+    run_virtual(scene)
 
 
 def test_a_connection_that_is_lost_before_the_gate_opens_is_proof_that_nothing_left(way: str) -> None:

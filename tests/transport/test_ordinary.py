@@ -13,6 +13,7 @@ from batchrunner.transport.deadlines import Deadlines, TimeoutPolicy
 from batchrunner.transport.direct import ReadyHead
 from batchrunner.transport.keepalive import Heads, KeepAlive, OrdinaryHead
 from batchrunner.transport.session import AT_ONCE, READING, Connector, Replies, Turns
+from tests.support.virtual_time import run_virtual
 from tests.transport.servers import ACCOUNT, KEYS, PATIENT, Kept, api, post, provider, reply, sends, serve
 
 pytestmark = pytest.mark.usefixtures("way")  # every test here runs on both ways of the transport
@@ -201,7 +202,7 @@ def test_what_nobody_asked_for_is_no_part_of_the_next_answer(more: bytes, waits_
                 assert (kept.body, kept.ending) == (b"hello", Completed())
                 await asyncio.sleep(waits_s)
 
-    asyncio.run(scene())
+    run_virtual(scene)
 
 
 def test_a_decoder_that_reads_whole_replies_is_asked_once_and_by_ordinary_ones_alone(way: str) -> None:

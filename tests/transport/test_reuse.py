@@ -6,6 +6,7 @@ from collections import Counter
 import pytest
 
 from batchrunner.core.http import Completed
+from tests.support.virtual_time import run_virtual
 from tests.transport.servers import ACCOUNT, Kept, Server, Talk, api, chunked, post, reply, sends, serve
 
 pytestmark = pytest.mark.usefixtures("way")  # every test here runs on both ways of the transport
@@ -27,7 +28,7 @@ def ask(talk: Talk, *, often: int, at_once: int = 1) -> tuple[Counter[str], Serv
 
             return Counter(await asyncio.gather(*(once() for _ in range(often)))), server
 
-    return asyncio.run(main())
+    return run_virtual(main)
 
 
 def test_a_server_that_keeps_connections_is_asked_on_those_it_has() -> None:
@@ -70,7 +71,7 @@ def test_one_that_keeps_connections_at_first_is_found_out_at_its_first_closing()
                 assert kept.ending == Completed()
             return server.connections
 
-    assert asyncio.run(main()) == 21
+    assert run_virtual(main) == 21
 
 
 def test_a_deadline_that_passes_while_a_connection_is_watched_closes_it_and_sends_nothing() -> None:
@@ -86,4 +87,4 @@ def test_a_deadline_that_passes_while_a_connection_is_watched_closes_it_and_send
             await server.lost.wait()
             return len(server.requests)
 
-    assert asyncio.run(main()) == 1
+    assert run_virtual(main) == 1
