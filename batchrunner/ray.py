@@ -190,8 +190,11 @@ def _ray(address: str | None, say: Callable[[str], None]) -> Iterator[Any]:
         raise JobMistakesError((Mistake(key="--ray", problem="Ray is not installed", hint=hint),)) from error
     # Without an address of its own, `init` would join whatever cluster an earlier start has left behind.
     where: dict[str, Any] = {"address": address}
-    if _is_local(address):  # one processor: Ray starts an idle process for each at once; actors here ask for none
+    if _is_local(address):
+        # One processor: Ray starts an idle process for each at once; actors here ask for none. Ray would make its
+        # workers nicer by 15: what else the machine does would come before the run, and the limit not be reached.
         where = {"address": LOCAL, "num_cpus": 1, "_node_ip_address": "127.0.0.1", "include_dashboard": False}
+        where["_system_config"] = {"worker_niceness": 0}
     say("starting Ray" if _is_local(address) else f"joining Ray at {address}")
     with _stdout_elsewhere():
         try:

@@ -1,12 +1,15 @@
-"""`run --ray` on a Ray of this machine: shards that are killed in every way, Ctrl-C, and what is refused.
+"""`run --ray` on a Ray of this machine: shards that are killed in every way or stopped, Ctrl-C, and what is refused.
 
 Ray lives in an environment of its own, `.servers/ray`, which `make test-servers` makes.
 """
 
 import json
 import os
+import shutil
 import signal
+import socket
 import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -25,19 +28,20 @@ from tests.clusters.examples import (
     write_job,
 )
 from tests.support.command_line import CommandLine
+from tests.support.json_lines import json_lines, json_lines_so_far
 from tests.support.metered_server import metered_server
 
 pytestmark = pytest.mark.servers
 PROGRAM = HOME / ".servers" / "ray" / "bin" / "batchrunner"
 needs_ray = pytest.mark.skipif(not PROGRAM.exists(), reason="Ray is not installed: run `make test-servers`")
-ITEMS = 1000
-PER_S = 100.0
+ITEMS, PER_S, BURST = 5000, 300.0, 60.0
+FEW, SLOWLY_PER_S = 250, 100.0
 WORKERS = 2
 
 
-def start(folder: Path, *options: str) -> "subprocess.Popen[str]":
+def start(folder: Path, *options: str, ray: str = "local") -> "subprocess.Popen[str]":
     return subprocess.Popen(
-        [PROGRAM, "run", "job.yaml", "--out", "out", "--ray", "--workers", str(WORKERS), "--json", *options],
+        [PROGRAM, "run", "job.yaml", "--out", "out", f"--ray={ray}", "--workers", str(WORKERS), "--json", *options],
         cwd=folder,
         env=environment(),
         stdout=subprocess.PIPE,
@@ -66,7 +70,7 @@ def kill_actor(pid: int) -> None:
 @needs_ray
 def test_shards_that_are_killed_with_their_workers_lose_nothing(tmp_path: Path) -> None:
     """A worker and the coordinator, each by its process and by its actor; the server refuses at most 2 %."""
-    with metered_server(per_second=PER_S, burst=20) as (root, meter):
+    with metered_server(per_second=PER_S, burst=BURST) as (root, meter):
         write_job(tmp_path, root, items=ITEMS, per_minute=PER_S * 60)
         run = start(tmp_path)
         try:
@@ -90,10 +94,10 @@ def test_shards_that_are_killed_with_their_workers_lose_nothing(tmp_path: Path) 
 
 @needs_ray
 def test_ctrl_c_ends_every_shard_in_order_and_the_same_command_goes_on(tmp_path: Path) -> None:
-    with metered_server(per_second=PER_S, burst=20) as (root, meter):
-        write_job(tmp_path, root, items=ITEMS // 4, per_minute=PER_S * 60)
+    with metered_server(per_second=SLOWLY_PER_S, burst=20) as (root, meter):
+        write_job(tmp_path, root, items=FEW, per_minute=SLOWLY_PER_S * 60)
         run = start(tmp_path)
-        wait_for(lambda: meter.paid.total() >= ITEMS // 16, "nothing is sent")
+        wait_for(lambda: meter.paid.total() >= FEW // 4, "nothing is sent")
         run.send_signal(signal.SIGINT)
         _out, err = run.communicate(timeout=PATIENCE_S)
         assert run.returncode == 130, err
@@ -102,10 +106,83 @@ def test_ctrl_c_ends_every_shard_in_order_and_the_same_command_goes_on(tmp_path:
         again = start(tmp_path)
         _out, err = again.communicate(timeout=PATIENCE_S)
         assert again.returncode == 0, err
-        assert_nothing_lost_or_paid_unseen(tmp_path / "out", meter, items=ITEMS // 4)
-        assert meter.paid.total() == ITEMS // 4, "answers in flight were waited for"
+        assert_nothing_lost_or_paid_unseen(tmp_path / "out", meter, items=FEW)
+        assert meter.paid.total() == FEW, "answers in flight were waited for"
         done = typed(PROGRAM, "run", "job.yaml", "--out", "out", "--ray", folder=tmp_path)
-        assert (done.returncode, meter.paid.total()) == (0, ITEMS // 4), "nothing is left, and Ray is not needed"
+        assert (done.returncode, meter.paid.total()) == (0, FEW), "nothing is left, and Ray is not needed"
+
+
+def stopped_in_a_shard(out: Path) -> tuple[int, Path]:
+    """A worker that was stopped (SIGSTOP) with requests in flight, and the directory of the shard that it has."""
+    while True:
+        wait_for(lambda: any(json_lines_so_far(each / "results.jsonl") for each in holders(out)), "no worker has a row")
+        for pid in holders(out).values():
+            os.kill(pid, signal.SIGSTOP)
+            mine = [folder for folder, holder in holders(out).items() if holder == pid]
+            if mine and 0 < len(json_lines_so_far(mine[0] / "results.jsonl")) < FEW // 16:
+                return pid, mine[0]
+            os.kill(pid, signal.SIGCONT)
+
+
+@needs_ray
+def test_the_shard_of_a_stopped_worker_is_finished_by_another_and_it_sends_nothing_more(tmp_path: Path) -> None:
+    with metered_server(per_second=SLOWLY_PER_S, burst=20, latency_s=0.5) as (root, meter):
+        write_job(tmp_path, root, items=FEW, per_minute=SLOWLY_PER_S * 60)
+        run, out = start(tmp_path), tmp_path / "out"
+        try:
+            pid, folder = stopped_in_a_shard(out)
+            try:
+                claim = folder.parent / f"claim-{int(folder.name.removeprefix('epoch-')) + 1}.json"
+                wait_for(lambda: b'"finished"' in (claim.read_bytes() if claim.exists() else b""), "nobody finishes it")
+                wait_for(lambda: list(holders(out).values()) == [pid], "a shard is left")
+                sent = meter.paid.total()
+            finally:
+                os.kill(pid, signal.SIGCONT)
+            _out, err = run.communicate(timeout=PATIENCE_S)
+        finally:
+            run.kill()
+            run.wait()
+        assert run.returncode == 0, err
+        assert meter.paid.total() == sent, "once it was woken it sent nothing more"
+        assert_nothing_lost_or_paid_unseen(out, meter, items=FEW)
+        assert len(json_lines(folder / "results.jsonl")) > 0
+        assert len(json_lines(out / "superseded.jsonl")) == sent - FEW > 0, "its late answers are kept"
+
+
+@needs_ray
+def test_a_cluster_that_is_running_is_joined_by_its_address_and_goes_on_afterwards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    with socket.socket() as tried:
+        tried.bind(("127.0.0.2", 0))
+        host, port = tried.getsockname()
+    temporary = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # paths of sockets are short
+    with (tmp_path / "head.txt").open("wb") as said:
+        head = subprocess.Popen(
+            [
+                *(PROGRAM.parent / "ray", "start", "--head", "--block", "--disable-usage-stats"),
+                *(f"--node-ip-address={host}", f"--port={port}"),
+                *("--num-cpus=2", "--include-dashboard=false", f"--temp-dir={temporary}"),
+            ],
+            env=environment(),
+            stdout=said,
+            stderr=said,
+        )
+    try:
+        wait_for(lambda: b"Ray runtime started" in (tmp_path / "head.txt").read_bytes(), "Ray does not start")
+        with metered_server(per_second=SLOWLY_PER_S, burst=20) as (root, meter):
+            write_job(tmp_path, root, items=FEW, per_minute=SLOWLY_PER_S * 60)
+            run = start(tmp_path, ray=f"{host}:{port}")
+            _out, err = run.communicate(timeout=PATIENCE_S)
+            assert run.returncode == 0, err
+            assert_nothing_lost_or_paid_unseen(tmp_path / "out", meter, items=FEW)
+            assert meter.paid.total() == FEW
+        assert head.poll() is None, "it is not this command's to end"
+    finally:
+        head.terminate()
+        head.wait(timeout=PATIENCE_S)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 @pytest.mark.parametrize(
