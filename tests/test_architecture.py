@@ -42,7 +42,6 @@ SHORT_WITH_REASON = {
     "exporters/vector_files.py": "the one format of vectors alone; the others are tables or lines",
     "report/apprise_message.py": "a process of its own, which loads nothing of the program",
     "__main__.py": "the command's entry point",
-    "spec/parts.py": "what the keys of a job and those of its checks are both made of",
     "stores/cancelled_file.py": "what only the command `cancel` reads; no run does",
     "stores/picture_checks.py": "for checks of finished pictures; what writes pictures never loads it",
     "stores/timezones.py": "the system's time zones: three layers ask for them, and no other module of the stores",
@@ -204,6 +203,28 @@ def test_dataclasses_are_those_that_cost_a_start_nearly_nothing() -> None:
     """The standard library compiles each of its own anew at each start; `core/values.py` has them without."""
     paths = sorted((HOME / "batchrunner").rglob("*.py"))
     assert [str(path) for path in paths if "\nfrom dataclasses import" in path.read_text("utf-8")] == []
+
+
+MODULES = {"check": 86, "run": 245}
+"""How many modules of the program a command loads at most for a job of one prompt: each costs a start something."""
+
+
+@pytest.mark.parametrize("command", MODULES)
+def test_a_start_loads_few_modules_and_makes_the_validators_of_given_keys_alone(command: str, tmp_path: Path) -> None:
+    (tmp_path / "job.yaml").write_text("{provider: simulator, model: sim/talker, prompts: [Say hello.]}")
+    code = f"""
+import sys
+from batchrunner.cli.main import main
+main([{command!r}, "job.yaml"])
+from batchrunner.spec.models import PARTS
+made = [part.__name__ for part in PARTS.values() if part.__pydantic_complete__]
+loaded = [name for name in sys.modules if name.startswith("batchrunner.")]
+print("MADE", made, "\\nLOADED", len(loaded), file=sys.stderr)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    always = ["JobSpec", "ProviderSpec", "PromptSpec", "TimeoutsSpec", "LimitsSpec", "RetrySpec", "OutputSpec"]
+    assert f"MADE {always}" in done.stderr
+    assert int(done.stderr.rpartition("LOADED ")[2]) <= MODULES[command], done.stderr
 
 
 def test_what_is_called_slow_exists() -> None:

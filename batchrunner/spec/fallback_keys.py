@@ -10,7 +10,7 @@ from pydantic import Field, Tag
 
 from batchrunner.core.fallback import AFTER_S, FALLBACK_REASONS, Fallback, FallbackReason
 from batchrunner.spec.job_errors import SpecError, short
-from batchrunner.spec.parts import ModelId, Part, Text, one_of
+from batchrunner.spec.parts import ModelId, Part, Text, WhenGiven, one_of
 
 if TYPE_CHECKING:
     from batchrunner.spec.partial import PartialSpec
@@ -42,7 +42,8 @@ class FallbackSpec(Part):
 
 
 ModelsChoice: TypeAlias = Annotated[
-    Annotated[list[ModelId], Field(min_length=1), Tag("<list>")] | Annotated[FallbackSpec, Tag("<mapping>")],
+    Annotated[list[ModelId], Field(min_length=1), Tag("<list>")]
+    | Annotated[FallbackSpec, WhenGiven(), Tag("<mapping>")],
     one_of("a list of models, or a mapping with `first` and `then`"),
 ]
 

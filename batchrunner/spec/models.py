@@ -4,7 +4,7 @@ Cross-field rules live in `rules`; defaults that depend on other keys (None here
 """
 
 from functools import cache
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, Tag
 
@@ -18,7 +18,7 @@ from batchrunner.spec.check_keys import (
     WithinSpec,
 )
 from batchrunner.spec.fallback_keys import FallbackSpec, ModelsChoice
-from batchrunner.spec.parts import Count, ModelId, Params, Part, Text, one_of
+from batchrunner.spec.parts import Count, ModelId, Params, Part, Text, WhenGiven, one_of
 from batchrunner.spec.sending_keys import (
     BatchSpec,
     BudgetSpec,
@@ -93,15 +93,15 @@ class OutputSpec(Part):
 
 
 ProviderChoice: TypeAlias = Annotated[
-    Annotated[PresetName, Tag("<text>")] | Annotated[ProviderSpec, Tag("<mapping>")],
+    Annotated[PresetName, Tag("<text>")] | Annotated[ProviderSpec, WhenGiven(), Tag("<mapping>")],
     one_of("the name of a preset, or a mapping"),
 ]
 Prompt: TypeAlias = Annotated[
-    Annotated[Text, Tag("<text>")] | Annotated[PromptSpec, Tag("<mapping>")],
+    Annotated[Text, Tag("<text>")] | Annotated[PromptSpec, WhenGiven(), Tag("<mapping>")],
     one_of("text, or a mapping with `prompt`"),
 ]
 Prompts: TypeAlias = Annotated[
-    Annotated[list[Prompt], Field(min_length=1), Tag("<list>")] | Annotated[SourceSpec, Tag("<mapping>")],
+    Annotated[list[Prompt], Field(min_length=1), Tag("<list>")] | Annotated[SourceSpec, WhenGiven(), Tag("<mapping>")],
     one_of("a list of prompts, or a mapping with `file` or `run`"),
 ]
 AnswerSchema: TypeAlias = Annotated[
@@ -110,7 +110,7 @@ AnswerSchema: TypeAlias = Annotated[
 ]
 
 
-def _no_pictures() -> list[str]:
+def no_entries() -> list[Any]:
     """Pydantic looks at a factory's signature: that of `list` is text, for which a whole tokenizer is compiled."""
     return []
 
@@ -159,15 +159,15 @@ class JobSpec(Part):
         'its values may be templates over the row, for example "{{ temperature }}", which keeps the column\'s type.',
     )
     system: Text | None = Field(default=None, description="The system prompt; a template. Chat only.")
-    messages: Annotated[list[TurnSpec], Field(min_length=1)] | None = Field(
+    messages: Annotated[list[Annotated[TurnSpec, WhenGiven()]], Field(min_length=1)] | None = Field(
         default=None, description="A conversation of several turns; each content is a template. Chat only."
     )
     images: list[Text] = Field(
-        default_factory=_no_pictures,
+        default_factory=no_entries,
         description="Pictures shown to the model, or edited with `kind: image`: templates of local files or URLs.",
     )
     files: list[Text] = Field(
-        default_factory=_no_pictures,
+        default_factory=no_entries,
         description="PDF documents and sound (WAV, MP3) given to a chat model: templates of local files, or URLs where "
         "the dialect takes them. With `kind: transcription`: the one file; `{{ file }}` if left out.",
     )
@@ -205,14 +205,16 @@ class JobSpec(Part):
         default="wait", description="When the quota is spent: `wait` for it, or `stop`."
     )
     breaker: Count = Field(default=20, description="Stop a lane after this many items in a row fail in the same way.")
-    timeouts: TimeoutsSpec = Field(default_factory=TimeoutsSpec, description="Deadlines, in seconds.")
-    limits: LimitsSpec = Field(
+    timeouts: Annotated[TimeoutsSpec, WhenGiven()] = Field(
+        default_factory=TimeoutsSpec, description="Deadlines, in seconds."
+    )
+    limits: Annotated[LimitsSpec, WhenGiven()] = Field(
         default_factory=LimitsSpec, description="Limits of each lane (one API key and one model)."
     )
-    retry: RetrySpec = Field(
+    retry: Annotated[RetrySpec, WhenGiven()] = Field(
         default_factory=RetrySpec, description="Attempts for each item, and the waits between them."
     )
-    output: OutputSpec = Field(
+    output: Annotated[OutputSpec, WhenGiven()] = Field(
         default_factory=OutputSpec, description="Where results are written, and how files are named."
     )
     window: WindowKey | None = Field(
@@ -228,11 +230,11 @@ class JobSpec(Part):
         default=None,
         description='When a run pauses: "07:00" (the next), "2026-11-23T07:00", or a time from its start like 8h.',
     )
-    budget: BudgetSpec | None = Field(
+    budget: Annotated[BudgetSpec, WhenGiven()] | None = Field(
         default=None,
         description="What must not be exceeded over all runs of the job; a run pauses before it would be.",
     )
-    batch: BatchSpec | None = Field(
+    batch: Annotated[BatchSpec, WhenGiven()] | None = Field(
         default=None,
         description="Send items in batches through the provider's batch API, often at half the price. Default: no.",
     )
@@ -242,14 +244,14 @@ class JobSpec(Part):
         "read again, they cost less. For Anthropic's dialect; servers of the others keep equal beginnings unasked.",
     )
     reuse: list[Text] = Field(
-        default_factory=list,
+        default_factory=no_entries,
         description="Results folders of other runs: answers to the same requests are taken from there, not paid again.",
     )
     notify: (
         Annotated[
             Annotated[Text, Tag("<text>")]
             | Annotated[list[Text], Tag("<list>")]
-            | Annotated[NotifySpec, Tag("<mapping>")],
+            | Annotated[NotifySpec, WhenGiven(), Tag("<mapping>")],
             one_of("a command, a list of its words, or a mapping with `command` or `apprise_env`"),
         ]
         | None
@@ -258,8 +260,8 @@ class JobSpec(Part):
         description="A command that is run when a run has ended, without a shell, with the closing JSON on its stdin "
         "and without the providers' keys in its environment. Or a mapping, which can tell a phone, and more often.",
     )
-    checks: list[CheckSpec] = Field(
-        default_factory=list,
+    checks: list[Annotated[CheckSpec, WhenGiven()]] = Field(
+        default_factory=no_entries,
         description="Checks on every answer; their verdicts go to scores.jsonl, which `score` makes again for nothing.",
     )
     scenario: Text | None = Field(

@@ -1,8 +1,11 @@
 """What the parts of a job file are made of: how a mapping is read, and the smallest types of values."""
 
-from typing import Annotated, TypeAlias
+from collections.abc import Callable
+from typing import Annotated, Any, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, JsonValue, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, GetJsonSchemaHandler, JsonValue, model_validator
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, core_schema
 
 MAX_WAIT_S = 7 * 24 * 3600.0
 
@@ -29,10 +32,30 @@ def one_of(expected: str) -> Discriminator:
     return Discriminator(_shape, custom_error_type="shape", custom_error_message=expected)
 
 
-class Part(BaseModel):
-    """Unknown keys are mistakes, nothing is converted, and a key with nothing after its colon is not given."""
+class WhenGiven:
+    """Annotates a part that stands inside another one, whose validator is then made without this one's.
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, populate_by_name=False)
+    The paths and words of mistakes, and the JSON Schema, are those of the part itself.
+    """
+
+    def __get_pydantic_core_schema__(self, part: type[BaseModel], _: Callable[[Any], CoreSchema]) -> CoreSchema:
+        """Read the part by its own validator."""
+        self._part = part
+        return core_schema.no_info_plain_validator_function(part.model_validate)
+
+    def __get_pydantic_json_schema__(self, _: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """Describe the part itself, under its name."""
+        self._part.model_rebuild()
+        return handler(core_schema.definitions_schema(self._part.__pydantic_core_schema__, []))
+
+
+class Part(BaseModel):
+    """Unknown keys are mistakes, nothing is converted, and a key with nothing after its colon is not given.
+
+    A part's validator is made when the part is first read: it takes longer than all else that `check` does.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, populate_by_name=False, defer_build=True)
 
     @model_validator(mode="before")
     @classmethod

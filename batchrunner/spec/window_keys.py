@@ -13,7 +13,7 @@ from pydantic import Field, Tag
 from batchrunner.core.schedule import DAYS, EVERY_DAY, Window
 from batchrunner.core.values import replace
 from batchrunner.spec.job_errors import KeyPath, SpecError, short
-from batchrunner.spec.parts import Part, Text, one_of
+from batchrunner.spec.parts import Part, Text, WhenGiven, one_of
 
 MINUTES_A_DAY: Final = 24 * 60
 _MINUTES_A_WEEK: Final = 7 * MINUTES_A_DAY
@@ -49,7 +49,7 @@ class WindowSpec(Part):
 
 
 _Hours: TypeAlias = Annotated[
-    Annotated[Text, Tag("<text>")] | Annotated[WindowSpec, Tag("<mapping>")],
+    Annotated[Text, Tag("<text>")] | Annotated[WindowSpec, WhenGiven(), Tag("<mapping>")],
     one_of("hours like 22:00-07:00, or a mapping with `days` and `hours`"),
 ]
 WindowKey: TypeAlias = Annotated[
