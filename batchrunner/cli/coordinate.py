@@ -14,7 +14,7 @@ from batchrunner.cli.options import AsJson, JobFile, Out, Overrides, Simulate, r
 from batchrunner.cli.output import emit, print_stamped
 from batchrunner.cli.progress import MODES, Mode, Progress, display
 from batchrunner.cli.run_jobs import JobRun, RunFlags, run_one, with_end_event
-from batchrunner.core.errors import ExitStatus, JobMistakesError, Mistake
+from batchrunner.core.errors import ExitStatus
 from batchrunner.core.status import Report
 from batchrunner.core.values import replace
 from batchrunner.report.summary import summary
@@ -103,24 +103,6 @@ Processes = Annotated[
         "--processes", min=1, max=1024, metavar="N", help="Work with N processes that share the limits, and merge them."
     ),
 ]
-
-
-def refuse_beside_processes(
-    option: str, *, jobs: bool, shard: bool, coordinator: bool, limit: bool, part: bool, one_time: bool
-) -> None:
-    """Processes take whole shards of one job. Raises JobMistakesError."""
-    beside = {
-        "several jobs": jobs,
-        "--shard": shard,
-        "--coordinator": coordinator,
-        "--limit": limit,
-        "the options that choose a part of a job": part,
-        "--retry-failed, --resend-held, --resend-lost, --adopt-rows and --reformat": one_time,
-    }
-    if refused := [words for words, given in beside.items() if given]:
-        problem = f"cannot be combined with {', '.join(refused)}"
-        hint = f"leave it out, or run the job to its end with {option} first, then without"
-        raise JobMistakesError((Mistake(key=option, problem=problem, hint=hint),))
 
 
 def run_in_processes(job_run: JobRun, asked: RunFlags, worker: list[str], *, processes: int) -> Report:

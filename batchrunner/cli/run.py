@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import batchrunner
-from batchrunner.cli.coordinate import HowShown, Processes, Quiet, refuse_beside_processes, run_in_processes
+from batchrunner.cli.coordinate import HowShown, Processes, Quiet, run_in_processes
 from batchrunner.cli.followers import Events, LogJson, MetricsAt, MetricsFile, followers_of
 from batchrunner.cli.options import (
     AsJson,
@@ -176,28 +176,26 @@ def run(
             coordinator=coordinator,
             telemetry=stack.enter_context(_telemetry()) if otel else None,
         )
+        beside = {
+            "several jobs": len(jobs) > 1,
+            "--shard": shard is not None,
+            "--coordinator": coordinator is not None,
+            "--limit": limit is not None,
+            "the options that choose a part of a job": part.chooses,
+            "--retry-failed, --resend-held, --resend-lost, --adopt-rows and --reformat": (
+                retry_failed or resend_held or resend_lost or adopt_rows or reformat
+            ),
+        }
         if coordinator is not None:
-            _refuse_beside_coordinator(
-                jobs=len(jobs) > 1,
-                shard=shard is not None,
-                limit=limit is not None,
-                part=part.chooses,
-                one_time=retry_failed or resend_held or resend_lost or adopt_rows or reformat,
-                metrics=metrics is not None or metrics_file is not None,
-            )
+            _refuse_metrics_of_a_worker(metrics, metrics_file)
+            hint = "the coordinator says which shards this process works on; use them after `merge`, in the whole run"
+            _refuse_beside("--coordinator", beside, hint=hint)
         if part.chooses and len(jobs) > 1:
             problem = "the options that choose a part of a job are for one job"
             raise JobMistakesError((Mistake(problem=problem, hint="run them one at a time"),))
         if spread := _spread_by(ray, workers, processes):
-            refuse_beside_processes(
-                spread,
-                jobs=len(jobs) > 1,
-                shard=shard is not None,
-                coordinator=coordinator is not None,
-                limit=limit is not None,
-                part=part.chooses,
-                one_time=retry_failed or resend_held or resend_lost or adopt_rows or reformat,
-            )
+            hint = f"leave it out, or run the job to its end with {spread} first, then without"
+            _refuse_beside(spread, beside, hint=hint)
         job_runs = load(
             jobs,
             overrides=tuple(overrides or ()),
@@ -249,25 +247,19 @@ def _spread_by(ray: str | None, workers: int | None, processes: int | None) -> s
     return "--processes" if processes is not None else None
 
 
-def _refuse_beside_coordinator(
-    *, jobs: bool, shard: bool, limit: bool, part: bool, one_time: bool, metrics: bool
-) -> None:
-    """A worker of a coordinator takes whole shards of one job as they come. Raises JobMistakesError."""
-    if metrics:
+def _refuse_metrics_of_a_worker(metrics: str | None, metrics_file: str | None) -> None:
+    """Raises JobMistakesError."""
+    if metrics is not None or metrics_file is not None:
         problem = "figures are of the whole job, which a worker does not know"
         hint = "give --metrics or --metrics-file to `batchrunner coordinate`, which has them of all workers"
         raise JobMistakesError((Mistake(key="--coordinator", problem=problem, hint=hint),))
-    beside = {
-        "several jobs": jobs,
-        "--shard": shard,
-        "--limit": limit,
-        "the options that choose a part of a job": part,
-        "--retry-failed, --resend-held, --resend-lost, --adopt-rows and --reformat": one_time,
-    }
-    if refused := [words for words, given in beside.items() if given]:
+
+
+def _refuse_beside(option: str, given: dict[str, bool], *, hint: str) -> None:
+    """Whoever works on shards takes whole ones of one job. Raises JobMistakesError."""
+    if refused := [words for words, is_given in given.items() if is_given and words != option]:
         problem = f"cannot be combined with {', '.join(refused)}"
-        hint = "the coordinator says which shards this process works on; use them after `merge`, in the whole run"
-        raise JobMistakesError((Mistake(key="--coordinator", problem=problem, hint=hint),))
+        raise JobMistakesError((Mistake(key=option, problem=problem, hint=hint),))
 
 
 def load(
