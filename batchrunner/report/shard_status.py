@@ -29,7 +29,7 @@ from batchrunner.stores.shards import all_shards, divided_words, processes_here,
 
 _FIRST: Final[tuple[RunState, ...]] = ("running", "refused", "stopped", "interrupted", "paused", "pending", "failed")
 """Of the states of several shards, the one that comes first here is that of the job; `done` where none of them is."""
-_OF_A_SHARD: Final = ("shard", "limits", "budget", "overridden")
+_OF_A_SHARD: Final = ("shard", "limits", "budget", "overridden", "file", "folder", "picture_folders", "images_from")
 """What of a job may differ between its shards."""
 _OVER: Final = frozenset({"done", "failed"})
 
@@ -90,8 +90,10 @@ def _forms(files: Mapping[Shard, RunFile]) -> list[str]:
     forms: dict[str, list[str]] = {}
     for shard, file in files.items():
         output = {**output, "dir": None} if isinstance(output := file.job.get("output"), dict) else output
-        job = {**file.job, "output": output, **dict.fromkeys(_OF_A_SHARD)}
-        forms.setdefault(json.dumps(job, sort_keys=True), []).append(str(shard))
+        text = json.dumps({**file.job, "output": output, **dict.fromkeys(_OF_A_SHARD)}, sort_keys=True)
+        if isinstance(folder := file.job.get("folder"), str) and folder not in {"", "."}:
+            text = text.replace(f"{json.dumps(folder)[1:-1]}/", "")  # another machine may have the job elsewhere
+        forms.setdefault(text, []).append(str(shard))
     of = "; ".join(", ".join(shards) for shards in forms.values())
     words = (
         f"the job file was changed between the shards ({of}): after the merge, `run` sends what is missing of its "

@@ -45,7 +45,7 @@ from batchrunner.stores.files import (
     write_all,
 )
 from batchrunner.stores.inspection import inspect
-from batchrunner.stores.ledger_line import LEDGER, MAX_LINE_BYTES, segment_numbers, segment_path
+from batchrunner.stores.ledger_line import LEDGER, MAX_LINE_BYTES, segment_path
 from batchrunner.stores.ledger_reader import SegmentEnd, read_ledger
 from batchrunner.stores.ledger_replay import refuse_missing_ledger, replay_into
 from batchrunner.stores.lock import RunLock, holder_of
@@ -58,12 +58,16 @@ from batchrunner.stores.run_file import RUN_FILE, SHARDS, RunFile, read_run_file
 from batchrunner.stores.shards import (
     Merged,
     all_shards,
+    are_equal,
+    came_late,
     epochs_of,
     forget_merged,
     is_over,
+    ledger_sizes,
     link_or_copy,
     read_layout,
     read_merged,
+    stands_as_merged,
     write_merged,
 )
 
@@ -99,6 +103,14 @@ def _lost(folder: Path, number: int) -> StoreBrokenError:
     )
 
 
+def _too_late(base: Path, late: list[str]) -> WrongDirectoryError:
+    return WrongDirectoryError(
+        f"{base}: shard {', '.join(late)} has come since its shards were merged, and a run has gone on in the merged "
+        "directory, so its rows are not taken in; what is still to be sent can take its answers instead: name the "
+        f"shard's folder below {base / SHARDS} in the job's `reuse`"
+    )
+
+
 class Merge:
     """One merge: `run` it, once. Blocks."""
 
@@ -110,6 +122,7 @@ class Merge:
             raise JobMistakesError((Mistake(problem=problem, hint="`batchrunner run JOB --shard 0/4` makes them"),))
         self._base, self._layout, self._partial = base, layout, partial
         self._runs: list[_Run] = []
+        self._taken: dict[str, int] = {}
         self._rows, self._failures = MergedRows(RESULTS), MergedRows(FAILURES)
         self._aside: dict[str, list[tuple[Path, int, int]]] = {SUPERSEDED: [], SUPERSEDED_FAILURES: []}
         self.duplicates = self.linked = 0
@@ -129,7 +142,11 @@ class Merge:
         before = read_merged(base)
         if is_over(before):
             assert before is not None, "it is over"
-            return self._result(rows=before.rows, failures=before.failures, was_merged=True)
+            if not (late := came_late(base, self._layout, before)):
+                return self._result(rows=before.rows, failures=before.failures, was_merged=True)
+            if not stands_as_merged(base):
+                raise _too_late(base, late)
+            self._partial = False
         try:
             with RunLock(base):
                 try:
@@ -198,7 +215,8 @@ class Merge:
         there = read_run_file(folder)
         assert there is not None, "it was there just now"
         refuse_missing_ledger(folder)
-        sizes = _sizes_of(folder / LEDGER)
+        sizes = ledger_sizes(folder / LEDGER)
+        self._taken[name] = sum(sizes.values())
         state, reading = LedgerState(), read_ledger(folder / LEDGER)
         replay_into(state, reading)
         state.segment_ended()
@@ -368,7 +386,7 @@ class Merge:
         if there is None:
             link_or_copy(source, target)
             self.linked += 1
-        elif not is_late and mine is not None and mine.inode != there.inode and not _are_equal(source, target):
+        elif not is_late and mine is not None and mine.inode != there.inode and not are_equal(source, target):
             raise WrongDirectoryError(
                 f"{target}: is another file than {source}, so two shards were run with different versions of the job; "
                 "run the shards again with the same job file, or move one of the two files away"
@@ -422,7 +440,9 @@ class Merge:
 
     def _note(self, *, whole: bool, done: bool, rows: int, failures: int) -> Merged:
         at = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-        return Merged(whole=whole, done=done, at=at, rows=rows, failures=failures, shards=len(self._runs))
+        return Merged(
+            whole=whole, done=done, at=at, rows=rows, failures=failures, shards=len(self._runs), taken=self._taken
+        )
 
     def _result(self, *, rows: int, failures: int, was_merged: bool) -> MergeResult:
         begun = len(list(self._newest()))
@@ -445,12 +465,6 @@ class Merge:
         """The command that goes on with the whole job; None while its shards go on, or where it is not known."""
         there = None if self._partial else read_run_file(self._base)
         return there.command_here() if there is not None else None
-
-
-def _sizes_of(ledger: Path) -> dict[int, int]:
-    """The lengths of the segments, by number, before they are read: a living process may add to the last one."""
-    looks = {number: DISK.look(segment_path(ledger, number)) for number in segment_numbers(DISK.names(ledger))}
-    return {number: look.size_bytes for number, look in looks.items() if look is not None}
 
 
 def _whole_end(ledger: Path, segment: SegmentEnd, *, size_bytes: int) -> int:
@@ -481,12 +495,3 @@ def _totals(files: list[RunFile]) -> dict[str, Json] | None:
                 merged[key] = number + before if isinstance(number, int) and isinstance(before, int) else number
         totals[name] = merged
     return totals
-
-
-def _are_equal(one: Path, other: Path) -> bool:
-    """Whether two files have the same bytes. Raises OSError."""
-    with one.open("rb") as first, other.open("rb") as second:
-        while piece := first.read(_BUFFER_BYTES):
-            if piece != second.read(len(piece)):
-                return False
-        return not second.read(1)

@@ -32,15 +32,16 @@ from batchrunner.stores.files import (
     write_all,
     write_whole,
 )
-from batchrunner.stores.ledger_line import LEDGER
+from batchrunner.stores.ledger_line import LEDGER, segment_numbers, segment_path
 from batchrunner.stores.ledger_reader import newest_open, read_ledger
 from batchrunner.stores.ledger_replay import replay_into
 from batchrunner.stores.lock import holder_of
 from batchrunner.stores.row_codec import UNREADABLE
-from batchrunner.stores.run_file import LAYOUT, RUN_FILE, SHARDS, make_run_folder
+from batchrunner.stores.run_file import LAYOUT, RUN_FILE, SHARDS, make_run_folder, read_run_file
 
 MERGED: Final = "merged.json"
 _VERSION: Final = 1
+_PIECE_BYTES: Final = 1 << 20
 _EPOCH: Final = late_pattern(r"epoch-([1-9][0-9]{0,8})")
 _NO_LINKS: Final = NOT_OFFERED | {errno.EPERM, errno.EXDEV, errno.EMLINK}
 """Errors of file systems without hard links, or without one more."""
@@ -70,6 +71,8 @@ class Merged(msgspec.Struct, frozen=True, kw_only=True):
     failures: int
     shards: int
     """That had begun."""
+    taken: dict[str, int] | None = None
+    """What was merged, `I-of-N/epoch-E`, and bytes of its ledger then; None in what earlier versions wrote."""
 
 
 def shard_folder(base: Path, shard: Shard) -> Path:
@@ -123,6 +126,33 @@ def is_over(merged: Merged | None) -> bool:
     return merged is not None and merged.whole and merged.done
 
 
+def came_late(base: Path, layout: Layout, merged: Merged) -> list[str]:
+    """Shards that were put here, or completed, after they were merged, such as from another machine. Blocks."""
+    late: list[str] = []
+    for shard in all_shards(layout) if merged.taken is not None else ():
+        newest = next((folder for folder in epochs_of(base, shard) if DISK.exists(folder / RUN_FILE)), None)
+        if newest is not None and merged.taken is not None:
+            known = merged.taken.get(f"{shard.folder}/{newest.name}")
+            if known is None or sum(ledger_sizes(newest / LEDGER).values()) > known:
+                late.append(str(shard))
+    return late
+
+
+def ledger_sizes(ledger: Path) -> dict[int, int]:
+    """The lengths of the segments, by number, as they are now: a living process may add to the last one. Blocks."""
+    numbers = segment_numbers(DISK.names(ledger)) if DISK.exists(ledger) else []
+    looks = {number: DISK.look(segment_path(ledger, number)) for number in numbers}
+    return {number: look.size_bytes for number, look in looks.items() if look is not None}
+
+
+def stands_as_merged(base: Path) -> bool:
+    """Whether no run has gone on in the merged directory since. Blocks. Raises as `read_run_file`."""
+    there, sizes = read_run_file(base), ledger_sizes(base / LEDGER)
+    if there is None or there.ended is not None or there.segment is None:
+        return False
+    return max(sizes, default=0) == there.segment and sizes[there.segment] == there.segment_bytes
+
+
 def check_shard(job: Job) -> None:
     """Refuse a run that does not fit what lies in the directory; changes nothing. Blocks. For every run and plan.
 
@@ -146,6 +176,11 @@ def check_shard(job: Job) -> None:
     if shard is None and not is_over(merged):
         raise WrongDirectoryError(f"{base}: {divided_words(base)}")
     if shard is None:
+        if merged is not None and (late := came_late(base, layout, merged)) and stands_as_merged(base):
+            raise WrongDirectoryError(
+                f"{base}: shard {', '.join(late)} has come since its shards were merged; its items would be paid for "
+                f"again; run `batchrunner merge {shlex.quote(str(base))}` first"
+            )
         return
     if shard.of != layout.shards:
         raise WrongDirectoryError(
@@ -225,6 +260,15 @@ def forget_merged(base: Path) -> None:
     with suppress(FileNotFoundError):
         DISK.unlink(base / SHARDS / MERGED)
         DISK.fsync_folder(base / SHARDS)
+
+
+def are_equal(one: Path, other: Path) -> bool:
+    """Whether two files have the same bytes. Raises OSError."""
+    with one.open("rb") as first, other.open("rb") as second:
+        while piece := first.read(_PIECE_BYTES):
+            if piece != second.read(len(piece)):
+                return False
+        return not second.read(1)
 
 
 def link_or_copy(source: Path, target: Path) -> None:

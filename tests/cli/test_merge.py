@@ -305,3 +305,59 @@ def test_a_merge_that_is_killed_at_any_call_can_be_run_again(batchrunner: Comman
     assert batchrunner("verify", OUT, "--json").json["findings"] == []
     ran = batchrunner("run", "job.yaml", "--json")
     assert (ran.status, ran.json["sends"]["total"]) == (0, ITEMS - 1)
+
+
+def test_a_shard_that_comes_after_the_merge_is_taken_in_and_not_paid_for_again(batchrunner: CommandLine) -> None:
+    write(batchrunner)
+    sent = sum(ran.json["sends"]["total"] for ran in run_shards(batchrunner, 2))
+    base, away = batchrunner.folder / OUT, batchrunner.folder / "another-machine"
+    (base / "shards/1-of-2").rename(away)
+    assert batchrunner("merge", OUT, "--json").json["begun"] == 1
+    shutil.copytree(away, base / "shards/1-of-2")
+    refused = batchrunner("run", "job.yaml")
+    assert (refused.status, "shard 1/2 has come since" in refused.err) == (4, True)
+    merged = batchrunner("merge", OUT, "--json").json
+    assert (merged["rows"], merged["was_merged"], merged["whole"]) == (ITEMS, False, True)
+    assert batchrunner("merge", OUT, "--json").json["was_merged"] is True
+    ran = batchrunner("run", "job.yaml", "--json")
+    assert (ran.status, ran.json["sends"]["total"]) == (0, sent)
+    assert batchrunner("verify", OUT, "--json").json["findings"] == []
+
+
+def test_a_shard_that_is_completed_after_the_merge_is_taken_in(batchrunner: CommandLine) -> None:
+    write(batchrunner)
+    run_shards(batchrunner, 2, numbers=range(1))
+    batchrunner("run", "job.yaml", "--shard", "1/2", "--limit", "6", "--quiet")
+    base, whole = batchrunner.folder / OUT, batchrunner.folder / "another-machine"
+    shutil.copytree(base / "shards/1-of-2", batchrunner.folder / "early")
+    sent = batchrunner("run", "job.yaml", "--shard", "1/2", "--json").json["sends"]["total"]
+    (base / "shards/1-of-2").rename(whole)
+    shutil.copytree(batchrunner.folder / "early", base / "shards/1-of-2")
+    assert batchrunner("merge", OUT, "--json").json["rows"] < ITEMS
+    shutil.rmtree(base / "shards/1-of-2")
+    shutil.copytree(whole, base / "shards/1-of-2")
+    assert batchrunner("merge", OUT, "--partial", "--json").json["whole"] is True
+    ran = batchrunner("run", "job.yaml", "--json")
+    assert (ran.status, ran.json["items"]["done"]) == (0, ITEMS)
+    assert ran.json["sends"]["total"] <= sent + ITEMS
+
+
+def test_a_shard_that_comes_after_the_merged_run_has_gone_on_is_refused_with_a_way_to_use_it(
+    batchrunner: CommandLine,
+) -> None:
+    write(batchrunner)
+    run_shards(batchrunner, 2)
+    base, away = batchrunner.folder / OUT, batchrunner.folder / "another-machine"
+    (base / "shards/1-of-2").rename(away)
+    batchrunner("merge", OUT)
+    assert batchrunner("run", "job.yaml", "--limit", "1", "--quiet").status == 0
+    shutil.copytree(away, base / "shards/1-of-2")
+    refused = batchrunner("merge", OUT)
+    assert (refused.status, "shard 1/2 has come" in refused.err, "`reuse`" in refused.err) == (4, True, True)
+    before = batchrunner("status", OUT, "--json").json["sends"]["total"]
+    with (batchrunner.folder / "job.yaml").open("a") as job:
+        job.write("\nreuse: [away]\n")
+    (batchrunner.folder / "away.simulated").symlink_to(base / "shards/1-of-2/epoch-1")  # as simulated runs are named
+    ran = batchrunner("run", "job.yaml", "--json")
+    assert ran.status == 0, ran.err
+    assert (ran.json["items"]["done"], ran.json["sends"]["total"]) == (ITEMS, before)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from tests.support.command_line import CommandLine
+from tests.support.waiting import wait_until
 
 OUT = "outputs/words.simulated"
 ITEMS = 40
@@ -99,6 +100,29 @@ def test_the_way_on_after_a_merge_names_neither_a_coordinator_nor_processes(coor
     told = typed(merged.json["next_command"])
     assert told == ["run", "job.yaml", "--set", "budget.calls=30"]
     assert coordinated(*told, "--set", "budget.calls=100", "--quiet").status == 0
+
+
+def test_workers_may_have_the_job_in_different_folders(words: CommandLine) -> None:
+    """As on two machines that share only the directory of the run."""
+    other = words.folder / "deeper" / "there"
+    other.mkdir(parents=True)
+    for name in ("job.yaml", "words.jsonl"):
+        (other / name).write_bytes((words.folder / name).read_bytes())
+    at = ("unix:c", "--out", "shared", "--set", "limits.requests_per_minute=1200")
+    serve = words.start("coordinate", "job.yaml", "--shards", "4", "--quiet", "--listen", *at)
+    wait_until((words.folder / "c").exists, "it listens")
+    shared = ("--out", str(words.folder / "shared"), "--set", "limits.requests_per_minute=1200", "--quiet")
+    same = words.start("run", "job.yaml", "--coordinator", "unix:c", *shared)
+    wait_until(lambda: list(words.folder.glob("shared/shards/*/epoch-1/run.json")), "it works on a shard")
+    ran = words("run", "deeper/there/job.yaml", "--coordinator", "unix:c", *shared)
+    assert ran.status == 0, ran.err
+    for process in (same, serve):
+        _, said = process.communicate(timeout=60)
+        assert process.returncode == 0, said
+    status = words("status", "shared", "--json").json
+    assert status["items"]["done"] == ITEMS
+    assert not any("was changed between" in note for note in status["notes"])
+    assert words("merge", "shared").status == 0
 
 
 def test_an_address_that_is_taken_is_an_error_and_nothing_else(words: CommandLine) -> None:
