@@ -203,6 +203,8 @@ class Pending:
     hint_s: float | None = None
     stub: bool = False
     """The reply names no task at all: the stub of docs/providers/modelscope.md#poll."""
+    shows: tuple[PictureUrl, ...] = ()
+    """Results in a reply whose word is unknown: those of a task that is done, or previews."""
     hints: Hints | None = None
 
 

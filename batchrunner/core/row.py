@@ -127,7 +127,7 @@ class ImageOutput(_Part, kw_only=True):
 
     images: tuple[Picture, ...]
     flags: tuple[str, ...] = ()
-    """What was odd: `fewer_pictures`, `shared_task`, `more_tasks`."""
+    """What was odd: `fewer_pictures`, `shared_task`, `more_tasks`, `unknown_state`."""
     other_tasks: tuple[str, ...] = ()
     """Ids of further tasks that the same order made and that were not followed."""
 

@@ -227,8 +227,10 @@ class ImageTasks:
     def _report_missing(self, missing: Problem, pictures: Pictures) -> None:
         """Pictures that cannot be kept: the first of each cause at once, then how many, at every tenfold number."""
         url = next((ref.url for ref in pictures.refs if isinstance(ref, PictureUrl)), "")
-        address = url.partition("?")[0].partition("://")[2][:_CAUSE_CHARS]  # what follows may be a signature
-        host = address.partition("/")[0]
+        address = url.partition("?")[0].partition("://")[2]  # what follows may be a signature
+        host, slash, path = address.partition("/")
+        host = host.rpartition("@")[2]  # what stands before may be a password
+        address = f"{host}{slash}{path}"[:_CAUSE_CHARS]
         cause = missing.kind.value, missing.status, host
         if cause not in self._missing and len(self._missing) >= _CAUSES:
             return

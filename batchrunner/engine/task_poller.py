@@ -19,6 +19,7 @@ from batchrunner.core.outcome import (
     FollowUp,
     Pending,
     Pictures,
+    PictureUrl,
     PollOutcome,
     Problem,
     ProblemKind,
@@ -38,6 +39,8 @@ _SEEN_GRACE_S: Final = 180.0
 _NOT_FOUND_POLLS: Final = 3
 _LATE_RESULT_S: Final = 60.0
 """How long the pictures of a task that says that it succeeded are waited for."""
+UNKNOWN_STATE: Final = "unknown_state"
+"""The flag of results beside a word that nobody knows, unchanged for as long as late ones are waited for."""
 _REREAD_S: Final = 1.0
 _REFUSED_POLLS: Final = 3
 """Polls of an account in a row that are refused because of its key: no order is placed with it any more."""
@@ -80,6 +83,9 @@ class _PolledTask:
     empty_since: float | None = None
     empty_polls: int = 0
     reread: bool = False
+    shows: tuple[PictureUrl, ...] = ()
+    shows_since: float = 0.0
+    """Results that the last replies held beside a word that nobody knows, and since when the same."""
     seen: bool = False
     """The server has known it: an earlier process polled it, or this one has."""
     last_word: str = ""
@@ -263,6 +269,9 @@ class TaskPoller:
         followed.troubles = 0
         followed.stubs = followed.stubs + 1 if word.stub else 0
         followed.last_word = _stub_words(followed) if word.stub else word.raw
+        if [_address(ref) for ref in word.shows] != [_address(ref) for ref in followed.shows]:
+            followed.shows_since = self.clock.monotonic()
+        followed.shows = word.shows
         if not word.stub:
             followed.seen = followed.seen or word.state != "unknown"
             followed.not_found, followed.not_found_since = 0, None
@@ -310,6 +319,12 @@ class TaskPoller:
         now = self.clock.monotonic()
         if self._draining:
             _end(followed, StillRunning(why="draining"))
+        elif now >= followed.deadline and followed.shows and now - followed.shows_since >= _LATE_RESULT_S:
+            # waiting longer would not explain the word, and the addresses may expire
+            self.say(
+                f"the server says {followed.last_word!r} of task {followed.task_id}; its results are taken as final"
+            )
+            _end(followed, Pictures(refs=followed.shows, flags=(UNKNOWN_STATE,)))
         elif now >= followed.deadline:
             # one that is said to be done, and has no result yet, is not at work any more
             why: Literal["timed_out", "download_failed"] = (
@@ -365,6 +380,11 @@ class TaskPoller:
             account = _Account(pace=PollPace(per_second=self.poll_per_second))
             self._accounts[name] = account
         return account
+
+
+def _address(ref: PictureUrl) -> str:
+    """Without what may be a signature, which is another in each reply."""
+    return ref.url.partition("?")[0]
 
 
 def _words_of(problem: Problem) -> str:

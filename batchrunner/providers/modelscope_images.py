@@ -18,6 +18,7 @@ from batchrunner.core.outcome import (
     NO_ADDRESSES,
     Pending,
     Pictures,
+    PictureUrl,
     PollOutcome,
     Problem,
     ProblemKind,
@@ -193,11 +194,13 @@ def _likely_end(value: Json, word: str, base_url: str) -> Literal["succeeded", "
 def _pending(
     head: ResponseHead, value: Json, state: Literal["queued", "running", "unknown"], word: str, base_url: str
 ) -> Pending:
+    refs = pictures_in(value, base_url=base_url) if state == "unknown" else ()
     return Pending(
         state=state,
         raw=without_lone_surrogates(word)[:80],
         hint_s=wait_s(head, value),
         stub=_is_stub(value, base_url),
+        shows=tuple(ref for ref in refs if isinstance(ref, PictureUrl)),
         hints=hints_of(head),
     )
 

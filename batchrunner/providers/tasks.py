@@ -293,7 +293,9 @@ class TableTasks:
                 problem = problem_of(self._family, head, replace(fault, message=message), status=None)
                 return self._reclassified(problem)
             case None:
-                return Pending(state="unknown", raw=word, hint_s=self._wait_s(head, value), hints=hints_of(head))
+                shows = tuple(ref for ref in self._pictures(value) if isinstance(ref, PictureUrl))
+                wait_s = self._wait_s(head, value)
+                return Pending(state="unknown", raw=word, hint_s=wait_s, hints=hints_of(head), shows=shows)
 
     def _waiting(self, task_id: str) -> PollOutcome:
         """The question whether a task waits that is not known where finished ones are."""

@@ -37,6 +37,8 @@ class Remote:
     account: str = ""
     model: str = "m"
     resumed: bool = False
+    says: Callable[[float], tuple[str, str]] | None = None
+    """(word, address) of the replies at a second of the run, instead of running and done."""
 
 
 @dataclass
@@ -52,7 +54,11 @@ class Server:
         number = int(request.url.rpartition("/")[2])
         refused = self.refuses(now, account)
         self.polls.append(Polled(at=now, task=number, account=account, refused=refused))
-        status, body = 200, _status_of(number, ended=now >= self.tasks[number].ends)
+        task = self.tasks[number]
+        status, body = 200, _status_of(number, ended=now >= task.ends)
+        if task.says is not None:
+            body["task_status"], url = task.says(now)
+            body["output_images"] = [url] if url else []
         if refused:
             status, body = 429, {"errors": {"message": "Too many requests"}, "request_id": "r"}
         await asyncio.sleep(0.05)

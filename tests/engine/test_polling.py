@@ -4,9 +4,13 @@ import itertools
 import math
 import random
 import statistics
+from collections.abc import Callable
+
+import pytest
 
 from batchrunner.core.errors import ExitStatus
 from batchrunner.core.outcome import Pictures
+from batchrunner.engine.task_poller import StillRunning
 from tests.engine.polled_tasks import Polled, Remote, watch
 from tests.support.engine import FaultRates, Latency, RunHarness, World, image
 
@@ -117,6 +121,28 @@ def test_an_account_that_refuses_does_not_slow_another() -> None:
 def test_a_server_that_refuses_every_poll_leaves_its_tasks_open_at_their_deadline() -> None:
     seen = watch([Remote(accepted=0.0, ends=30.0)] * 20, task_s=300.0, refuses=lambda _at, _account: True)
     assert [end.why for end in seen.left_open] == ["timed_out"] * 20
+
+
+@pytest.mark.parametrize(
+    ("says", "kept"),
+    [
+        (lambda at: ("fertig", f"https://files.invalid/0.png?sign={at}"), True),
+        (lambda at: ("ENTWURF", f"https://files.invalid/preview-{at}.png"), False),
+        (lambda at: ("fertig", "https://files.invalid/0.png" if at > 270.0 else ""), False),
+        (lambda at: ("RUNNING", "https://files.invalid/preview.png"), False),
+        (lambda at: ("fertig", ""), False),
+    ],
+    ids=["the same", "another each time", "for a moment only", "of a task that runs", "none"],
+)
+def test_results_beside_an_unknown_word_are_kept_at_the_deadline_if_they_stayed_the_same(
+    says: Callable[[float], tuple[str, str]], *, kept: bool
+) -> None:
+    (end,) = watch([Remote(accepted=0.0, ends=0.0, says=says)], task_s=300.0).ends
+    if kept:
+        assert isinstance(end, Pictures)
+        assert (len(end.refs), end.flags) == (1, ("unknown_state",))
+    else:
+        assert isinstance(end, StillRunning)
 
 
 def test_the_same_seed_ask_at_the_same_moments() -> None:

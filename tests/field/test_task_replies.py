@@ -428,3 +428,18 @@ def test_pictures_at_addresses_and_in_the_reply_itself_are_all_kept(field: Field
     ran = field.run(tasks, image_job())
     assert (ran.exit_status, tasks.orders) == (0, 1)
     assert len(ran.output()["images"]) == 2
+
+
+def test_pictures_beside_a_word_that_nobody_knows_are_kept_in_the_end(field: Field) -> None:
+    """The word stays unknown: what stood in every reply is kept when the time for the task is over, and said."""
+    ran, tasks = check_task_case(field, TaskCase(name="fertig", polls=[{**DONE, "task_status": "fertig"}]))
+    assert (tasks.orders, ran.rows[0]["output"]["flags"]) == (1, ["unknown_state"])
+    assert any("'fertig'" in line and "t1" in line for line in ran.said)
+
+
+def test_a_password_in_the_address_of_a_picture_is_not_shown(field: Field) -> None:
+    address = "http://user:canary-word@{host}/files/1.png"
+    ran = field.run(Tasks(polls=[{**DONE, "output_images": [address]}]), image_job())
+    said = " ".join([*ran.said, ran.report.status.message or ""])
+    assert "user name or password" in said
+    assert "canary-word" not in said
