@@ -25,6 +25,7 @@ from batchrunner.core.status import FailureGroup, ItemCounts, LaneStatus, SendCo
 from batchrunner.core.values import replace
 from batchrunner.report.pace import RunPace
 from tests.support.virtual_time import run_virtual
+from tests.support.waiting import PATIENCE_S
 
 START = Status(
     job="cats",
@@ -403,7 +404,7 @@ def test_an_event_file_that_cannot_be_written_any_more_is_reported_once(capsys: 
 def test_a_program_that_does_not_read_the_events_holds_up_nothing(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *, reads: bool
 ) -> None:
-    monkeypatch.setattr("batchrunner.cli.event_file._LAST_WAIT_S", 10.0 if reads else 0.01)
+    monkeypatch.setattr("batchrunner.cli.event_file._LAST_WAIT_S", PATIENCE_S if reads else 0.01)
     read_end, write_end = os.pipe()
     lines: list[str] = []
 
@@ -429,7 +430,7 @@ def test_a_program_that_does_not_read_the_events_holds_up_nothing(
 def test_a_named_pipe_that_nobody_reads_yet_holds_up_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *, reads: bool
 ) -> None:
-    monkeypatch.setattr("batchrunner.cli.event_file._LAST_WAIT_S", 10.0 if reads else 0.2)
+    monkeypatch.setattr("batchrunner.cli.event_file._LAST_WAIT_S", PATIENCE_S if reads else 0.2)
     pipe, lines = tmp_path / "events", list[str]()
     os.mkfifo(pipe)
 
