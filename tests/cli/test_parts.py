@@ -113,7 +113,7 @@ def test_a_part_that_was_killed_continues_with_the_same_command_and_pays_nothing
     expected = wrong(ran.folder / A)
     part = ("--where", WRONG)
     process = ran.start(
-        "run", "a.yaml", *part, "--set", "limits.requests_per_minute=120", "--set", "limits.concurrency=1"
+        "run", "a.yaml", *part, "--set", "limits.requests_per_minute=40", "--set", "limits.concurrency=1"
     )
     results = ran.folder / A / "results.jsonl"
     wait_until(lambda: len(json_lines_so_far(results)) >= 62, "two rows of the part", process=process)
@@ -155,7 +155,7 @@ prompts: {{{source}, id: "{{{{ id }}}}", template: "{template}"}}
     write_job("a", "file: questions.jsonl", "{{ question }}")
     assert batchrunner("run", "a.yaml", "--quiet").status == 0
     write_job("a", "file: questions.jsonl", "Think: {{ question }}")
-    limits = ("--set", "limits.requests_per_minute=120", "--set", "limits.concurrency=1")
+    limits = ("--set", "limits.requests_per_minute=40", "--set", "limits.concurrency=1")
     process = batchrunner.start("run", "a.yaml", *(f"--only=q{n}" for n in range(7)), *limits)
     folder = batchrunner.folder / A
     wait_until(lambda: len(json_lines_so_far(folder / "results.jsonl")) >= 9 + 2, "two rows", process=process)
