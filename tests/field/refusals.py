@@ -4,9 +4,9 @@ Bodies are written for this table after public reports (`reference`); nothing is
 recognised.
 """
 
+from dataclasses import replace
 from typing import Any, Final
 
-from batchrunner.core.values import replace
 from tests.field.runs import Case
 from tests.field.server import HELLO, Asked, Script, delta, http, json_reply, sse, to_requests
 

@@ -5,7 +5,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,7 +13,6 @@ import pytest
 
 from batchrunner import api
 from batchrunner.core.status import Report
-from batchrunner.core.values import replace
 from batchrunner.engine.work_queue import LoopClock
 from tests.field.server import HELLO, Answer, Asked, Cut, FieldServer, Reply, Script, once, serving
 from tests.support.json_lines import json_lines

@@ -3,9 +3,9 @@
 What follows from a class is the same for every reply of it: see `_case`.
 """
 
+from dataclasses import replace
 from typing import Any, Final
 
-from batchrunner.core.values import replace
 from tests.field.refusals import THREE, error, limit, page
 from tests.field.runs import Case
 from tests.field.server import http, json_reply

@@ -6,11 +6,11 @@ Every row was seen in the field: see docs/field-replies.md. Streams are read who
 import gzip
 import json
 import zlib
+from dataclasses import replace
 from typing import Any, Final
 
 import pytest
 
-from batchrunner.core.values import replace
 from tests.field.runs import Case, Field, case_ids, check_case
 from tests.field.server import Cut, Reply, delta, http, json_reply, message, once, sse
 

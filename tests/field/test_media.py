@@ -2,11 +2,11 @@
 
 import base64
 import hashlib
+from dataclasses import replace
 from typing import Any, Final
 
 import pytest
 
-from batchrunner.core.values import replace
 from tests.field.runs import Case, Field, case_ids, check_case
 from tests.field.server import Answer, Asked, Cut, delta, http, json_reply, message, sse
 from tests.field.test_answers import ANTHROPIC, ENDED, OVER, PNG, START, messages_stream
