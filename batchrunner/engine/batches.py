@@ -19,10 +19,9 @@ from batchrunner.core.outcome import Problem
 from batchrunner.core.remote_batch import BatchLook, RemoteBatch
 from batchrunner.core.values import dataclass, field
 from batchrunner.engine.attempt import Attempts
-from batchrunner.engine.batch_drafts import Draft, Drafts
 from batchrunner.engine.batch_following import NOT_ORDERED, BatchFollower, name_of
 from batchrunner.engine.batch_records import BatchRecords
-from batchrunner.engine.batch_requests import BatchRequests, passes
+from batchrunner.engine.batch_requests import BatchRequests, Draft, Drafts, passes
 from batchrunner.engine.batch_results import BatchResults
 from batchrunner.engine.planning import same_server
 from batchrunner.engine.shutdown import SteppedOutError

@@ -14,8 +14,7 @@ from typing import Final
 from batchrunner.core.exports import ExportPart, Shapable, Split
 from batchrunner.core.job import Json
 from batchrunner.core.values import dataclass, field
-from batchrunner.exporters.arrow_tables import TableLayout, layout_of, table_file
-from batchrunner.exporters.arrow_types import card_features
+from batchrunner.exporters.arrow_tables import TableLayout, card_features, layout_of, table_file
 from batchrunner.exporters.columns import mapping, mappings, text
 
 SHARD_BYTES: Final = 500_000_000

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from batchrunner.evaluation.numbers import AmbiguousNumberError, Decimals, NoNumberError, Taken, number_in
+from batchrunner.evaluation.check_kinds import AmbiguousNumberError, Decimals, NoNumberError, Taken, number_in
 from tests.support.growth import assert_linear
 
 WRITTEN = [
