@@ -9,6 +9,7 @@ import random
 from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
+from dataclasses import replace as replaced
 
 from batchrunner.core import VERSION
 from batchrunner.core.errors import ExitStatus, StoreBrokenError
@@ -87,7 +88,7 @@ class CrashHarness:
 
     def turn(self, **settings: object) -> None:
         """The same prompts with other settings (fields of `Shape`)."""
-        self.change(self.items, replace(self._shape, **settings))  # type: ignore[arg-type]  # names stand in the seeded runs
+        self.change(self.items, replaced(self._shape, **settings))  # type: ignore[arg-type]  # names stand in the seeded runs
 
     def live(
         self,

@@ -1,9 +1,9 @@
 """What an answer says, in one shape for both sides, so that an official SDK's reading and ours can be compared."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from batchrunner.core.outcome import Answer, Problem, ProblemKind
+from batchrunner.core.values import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
