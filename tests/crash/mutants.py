@@ -5,7 +5,7 @@ or turns something inside the engine. The watch itself is never touched.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,7 +19,7 @@ from batchrunner.core.lifecycle import Closed
 from batchrunner.core.outcome import Problem
 from batchrunner.core.ports import Kept, Ledger, Place
 from batchrunner.core.row import ResultRow
-from batchrunner.core.values import replace
+from batchrunner.core.values import field_names, replace
 from batchrunner.engine.lanes import Lane
 from batchrunner.engine.recorder import Recorder
 from batchrunner.engine.runner import Runner
@@ -152,7 +152,7 @@ class SilentRecorder(Recorder):
 
 
 def discreet(harness: CrashHarness, runner: Runner, ports: RecordingPorts) -> None:
-    runner.recorder = SilentRecorder(**{field.name: getattr(runner.recorder, field.name) for field in fields(Recorder)})
+    runner.recorder = SilentRecorder(**{name: getattr(runner.recorder, name) for name in field_names(Recorder)})
 
 
 # -- ports and stores that do things twice
