@@ -53,7 +53,7 @@ def coordinator(words: CommandLine, *more: str) -> "subprocess.Popen[str]":
     return serve
 
 
-def items_told(path: Path) -> list[int]:
+def items_reported(path: Path) -> list[int]:
     told = [event["items"]["total"] for event in json_lines(path) if "items" in event]
     assert told
     return told
@@ -65,7 +65,7 @@ def test_events_and_lines_of_processes_know_from_the_first_how_many_items_there_
     assert ran.status == 0
     events = json_lines(words.folder / "e.jsonl")
     assert [events[0]["event"], events[-1]["event"]] == ["started", "ended"]
-    assert set(items_told(words.folder / "e.jsonl")) == {ITEMS}
+    assert set(items_reported(words.folder / "e.jsonl")) == {ITEMS}
     assert "of 0 done" not in ran.err
     assert f"of {ITEMS} done" in ran.err
 
@@ -84,7 +84,7 @@ def test_a_coordinator_that_begins_again_knows_what_finished_shards_have(words: 
     _, said = second.communicate(timeout=60)
     worker.communicate(timeout=60)
     assert (second.returncode, "of 0 done" in said) == (0, False), said
-    assert items_told(words.folder / "e.jsonl")[0] == ITEMS
+    assert items_reported(words.folder / "e.jsonl")[0] == ITEMS
     first_done = next(event["items"]["done"] for event in json_lines(words.folder / "e.jsonl") if "items" in event)
     assert first_done > 0
 
@@ -124,7 +124,7 @@ def test_a_coordinator_has_the_metrics_of_its_workers_and_a_worker_none(words: C
     assert (last["batchrunner_items", "done"], last["batchrunner_exit_status", ""]) == (ITEMS, 0)
 
 
-def test_the_log_of_processes_says_where_the_records_are_and_each_line_is_an_object(words: CommandLine) -> None:
+def test_the_log_of_processes_states_where_the_records_are_and_each_line_is_an_object(words: CommandLine) -> None:
     ran = words("run", "job.yaml", "--processes", "2", "--log-json", "--set", "limits.requests_per_minute=1200")
     lines = [json.loads(line) for line in ran.err.splitlines()]
     assert any(f"2 shards are in their own ledgers below {DIR}" in str(line.get("text")) for line in lines)
@@ -139,7 +139,7 @@ def test_a_worker_logs_the_records_of_every_shard_that_it_has(words: CommandLine
     assert len(set(done)) == ITEMS
 
 
-def test_a_job_s_end_is_told_where_no_process_could_work(words: CommandLine) -> None:
+def test_a_job_s_end_is_reported_where_no_process_could_work(words: CommandLine) -> None:
     (words.folder / "words.jsonl").write_text('{"other": 1}\n')
     ran = words("run", "job.yaml", "--processes", "2", "--events", "e.jsonl", "--quiet")
     assert ran.status == 2

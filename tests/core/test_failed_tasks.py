@@ -97,5 +97,5 @@ WORDS: tuple[tuple[ProblemKind, tuple[str, ...]], ...] = (
 
 
 @pytest.mark.parametrize(("kind", "message"), [(kind, message) for kind, messages in WORDS for message in messages])
-def test_the_words_of_a_failed_task_say_whether_an_order_more_may_help(kind: ProblemKind, message: str) -> None:
+def test_the_words_of_a_failed_task_state_whether_an_order_more_may_help(kind: ProblemKind, message: str) -> None:
     assert failed_task_kind("modelscope", message=message, code=None, error_type=None, status=None) is kind

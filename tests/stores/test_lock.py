@@ -185,7 +185,7 @@ def test_a_lock_that_fails_in_another_way_stops(tmp_path: Path, monkeypatch: pyt
         RunLock(tmp_path).acquire()
 
 
-def test_a_holder_of_this_machine_that_died_is_told_from_one_that_lives_one_that_ended_and_anothers(
+def test_a_holder_of_this_machine_that_died_is_distinguished_from_one_that_lives_one_that_ended_and_anothers(
     tmp_path: Path,
 ) -> None:
     assert dead_holder_of(tmp_path) is None, "there is no lock file"
