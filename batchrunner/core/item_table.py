@@ -11,12 +11,23 @@ million runs of a million items. Keys are checksums of contents, so their own bi
 
 import sys
 from array import array
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import compress, islice
 from struct import Struct
 from typing import Final, Self
 
-from batchrunner.core.lifecycle import DOUBTFUL, IN_JOB, ITEM_STATE, ITEM_STATES, KNOWN, LASTING, MODEL, MODEL_MASK
+from batchrunner.core.lifecycle import (
+    DOUBTFUL,
+    EPOCH,
+    EPOCHS,
+    IN_JOB,
+    ITEM_STATE,
+    ITEM_STATES,
+    KNOWN,
+    LASTING,
+    MODEL,
+    MODEL_MASK,
+)
 
 _SMALLEST: Final = 1 << 6
 _PIECE: Final = 1 << 16
@@ -111,6 +122,22 @@ class ItemTable:
             self.words.frombytes(bytes(8 * new))
             self.crcs.frombytes(bytes(4 * new))
         return found
+
+    def take_in(self, other: "ItemTable", *, models: Sequence[int], epochs: int) -> None:
+        """The items of another table, none of which is here; their numbers follow those that are.
+
+        `models`: the numbers here of the models there; `epochs`: how many rewritings of the rows were before its own.
+        """
+        words = other.words[1:]
+        if epochs or list(models) != list(range(len(models))):
+            numbers, keep = [number << MODEL for number in models], ~(MODEL_MASK << MODEL)
+            later, has_row = epochs << EPOCH, EPOCHS << EPOCH
+            moved = [word & keep | numbers[word >> MODEL & MODEL_MASK] for word in words]
+            words = array("Q", [word + later if word & has_row else word for word in moved])
+        self.words.extend(words)
+        for name in ("_highs", "_lows", "crcs"):
+            getattr(self, name).extend(getattr(other, name)[1:])
+        self._slots, self._mask = array("I"), -1
 
     def reserve(self, count: int) -> None:
         """Make room for so many items at once: an index that grows with them is made anew a dozen times."""

@@ -1,7 +1,7 @@
 """What a run would do now: all items against the ledger, kept as counts and keys, never as items."""
 
 from collections import Counter
-from collections.abc import Collection, Container, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from hashlib import blake2b
 from typing import Final
 
@@ -132,13 +132,29 @@ class Plan:
     """Of pictures and other files; None for jobs without, and when nothing is left to make."""
 
 
+class Labels:
+    """A digest of (index, id, key) of items or of their rows, in order: of equal ones no row needs another label."""
+
+    def __init__(self) -> None:
+        self._hashed = blake2b(digest_size=16)
+
+    def take(self, names: Iterable[tuple[int, str, str]]) -> None:
+        """The next ones."""
+        text = "".join([f"{index}\x1f{name}\x1f{key}\x1e" for index, name, key in names])
+        self._hashed.update(text.encode("utf-8", "surrogatepass"))
+
+    def digest(self) -> str:
+        """32 hex digits."""
+        return self._hashed.hexdigest()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanningPass:
     """The planning pass's result: what totals are made of."""
 
     total: int
     labels: str
-    """Digest of all (index, id, key): equal labels mean that result rows need no relabelling."""
+    """Of all items, see `Labels`."""
     shared: dict[bytes, int]
     """Further items per key that occurs more than once."""
     vanished: dict[ItemState, int]
@@ -190,7 +206,7 @@ class PlanningCounter:
     """Keys whose answers other runs have."""
     _reused: int = 0
     _shared: dict[bytes, int] = field(default_factory=dict)
-    _labels: "blake2b" = field(default_factory=lambda: blake2b(digest_size=16))
+    _labels: Labels = field(default_factory=Labels)
     _per_model: dict[str, int] = field(default_factory=dict)
     _resumable: list[Item] = field(default_factory=list)
     _lost: set[bytes] = field(default_factory=set)
@@ -206,15 +222,13 @@ class PlanningCounter:
     def take(self, items: Sequence[Item]) -> None:
         """The next items of the job."""
         if isinstance(items, AlikeItems):
-            names = list(
+            self._labels.take(
                 zip(range(items.first_index, items.first_index + len(items)), items.ids, items.keys, strict=True)
             )
             keys = [bytes.fromhex(key) for key in items.keys]
         else:
-            names = [(item.index, item.id, item.key) for item in items]
+            self._labels.take((item.index, item.id, item.key) for item in items)
             keys = [bytes.fromhex(item.key) for item in items]
-        labels = "".join([f"{index}\x1f{name}\x1f{key}\x1e" for index, name, key in names])
-        self._labels.update(labels.encode("utf-8", "surrogatepass"))
         if not isinstance(items, AlikeItems) and (items[0].then is not None or items[0].fallback_keys):
             items = self._current(items)
             keys = [bytes.fromhex(item.key) for item in items]
@@ -337,7 +351,7 @@ class PlanningCounter:
         vanished[ItemState.DONE] += sum(not self.state.table.word(key) & (KNOWN | IN_JOB) for key in self.adopting)
         return PlanningPass(
             total=self._total,
-            labels=self._labels.hexdigest(),
+            labels=self._labels.digest(),
             shared=self._shared,
             vanished=vanished,
             vanished_held=held,

@@ -128,11 +128,11 @@ def remove_checkpoints(files: Files, ledger: Path, *, but: int | None = None) ->
 
 
 def restored(
-    files: InspectedFiles, ledger: Path, newest: SegmentMark | None, *, day_offset_s: float
+    files: InspectedFiles, ledger: Path, newest: SegmentMark | None, *, day_offset_s: float | None
 ) -> Restored | None:
     """What the newest checkpoint knows; None where there is none that can be relied on. Blocks.
 
-    `newest` is how its segment was left, by run.json.
+    `newest` is how its segment was left, by run.json. `day_offset_s` None: where days turned when it was written.
     """
     if newest is None:
         return None
@@ -148,7 +148,8 @@ def restored(
             if last is None or before != head.before:
                 return None
             close, at = last
-            state = _loaded(reading, head, close.checkpoint, day_offset_s=day_offset_s)
+            offset_s = head.figures.day_offset_s if day_offset_s is None else day_offset_s
+            state = _loaded(reading, head, close.checkpoint, day_offset_s=offset_s)
     except (OSError, *_UNUSABLE):
         return None
     state.intact_at = head.intact_at if close.files is None else at

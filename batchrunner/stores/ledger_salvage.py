@@ -8,7 +8,7 @@ what contradicts is left out. Refuses to invent an answer, and to read a format 
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple, Self, get_args
+from typing import NamedTuple, Self, TypeAlias, get_args
 
 import msgspec
 
@@ -17,6 +17,7 @@ from batchrunner.core.events import (
     FORMAT_VERSION,
     READABLE_VERSIONS,
     Accepted,
+    CheckpointMark,
     Close,
     Done,
     Event,
@@ -35,7 +36,7 @@ from batchrunner.core.lifecycle import LIFECYCLE, ItemEvent, ItemState
 from batchrunner.core.ports import Place
 from batchrunner.core.state import LedgerState
 from batchrunner.core.values import dataclass, field
-from batchrunner.stores.files import PRIVATE_FILE, Files, write_all
+from batchrunner.stores.files import PRIVATE_FILE, Files, Marks, write_all
 from batchrunner.stores.ledger import encode_line
 from batchrunner.stores.ledger_line import MAX_LINE_BYTES, is_intact, segment_numbers, segment_path
 from batchrunner.stores.ledger_reader import fault_of
@@ -45,6 +46,10 @@ from batchrunner.stores.row_forms import read_lines
 # Writes ledger segments anew, in one go, with valid checksums. For salvage; a run writes with `LedgerWriter`.
 
 _BATCH_BYTES = 1 << 20
+
+
+SegmentLeft: TypeAlias = tuple[Marks | None, CheckpointMark | None]
+"""What the end of a segment says of its directory, and of the checkpoint beside it."""
 
 
 class SegmentCopy:
@@ -78,10 +83,17 @@ class SegmentCopy:
         if len(self._buffer) >= _BATCH_BYTES:
             self._flush()
 
-    def end(self, *, at: float) -> None:
-        """The clean end; everything before it is durable first, so that damage to it can be detected."""
+    def end(self, *, at: float, left: Callable[[], SegmentLeft] | None = None) -> CheckpointMark | None:
+        """The clean end; everything before it is durable first, so that damage to it can be detected.
+
+        `left` is called then; it says how the directory stands, and makes the checkpoint of the state up to here, whose
+        mark is returned.
+        """
         self._flush()
-        self.add(Close(records=self.records + 1), at=at)
+        marks, checkpoint = left() if left is not None else (None, None)
+        files, folders = (None, ()) if marks is None else (marks.files, marks.folders)
+        self.add(Close(records=self.records + 1, files=files, folders=folders, checkpoint=checkpoint), at=at)
+        return checkpoint
 
     def _flush(self) -> None:
         if self._buffer:

@@ -17,6 +17,7 @@ from batchrunner.core.events import (
     FORMAT_VERSION,
     Batched,
     BatchEnded,
+    CheckpointMark,
     Event,
     Open,
     Rewritten,
@@ -26,7 +27,7 @@ from batchrunner.core.values import dataclass
 from batchrunner.stores.files import DISK, PRIVATE_FILE, write_all
 from batchrunner.stores.ledger import encode_line
 from batchrunner.stores.ledger_line import LEDGER, MAX_LINE_BYTES, segment_path
-from batchrunner.stores.ledger_salvage import SegmentCopy
+from batchrunner.stores.ledger_salvage import SegmentCopy, SegmentLeft
 from batchrunner.stores.row_forms import read_lines
 
 _PIECE_BYTES: Final = 1 << 20
@@ -74,8 +75,20 @@ class MergedLedger:
             finally:
                 DISK.close(descriptor)
 
-    def end(self, events: Iterable[Event], *, program: str, labels: str, length: int, at: float) -> None:
-        """The last segment: what the shards had no time to record, and the length of the merged results.jsonl."""
+    def end(
+        self,
+        events: Iterable[Event],
+        *,
+        program: str,
+        labels: str,
+        length: int,
+        at: float,
+        left: Callable[[int], SegmentLeft],
+    ) -> CheckpointMark | None:
+        """The last segment: what the shards had no time to record, and the length of the merged results.jsonl.
+
+        `left` is called with its number before its last record, see `SegmentCopy.end`; returns the checkpoint's mark.
+        """
         newest, self.segments = self.newest, self.segments + 1
         opened = Open(
             version=FORMAT_VERSION,
@@ -91,10 +104,11 @@ class MergedLedger:
             for event in events:
                 copy.add(event, at=at)
             copy.add(Rewritten(length=length, labels=labels), at=at)
-            copy.end(at=at)
+            checkpoint = copy.end(at=at, left=lambda: left(self.segments))
         look = DISK.look(segment_path(self.folder, self.segments))
         assert look is not None, "it was written just now"
         self.last_bytes = look.size_bytes
+        return checkpoint
 
     def _begin(self, opened: Open, *, at: float, of: str, least_bytes: int) -> int:
         """A new segment with its first record, no shorter than the one that it replaces: lengths in it stay true."""

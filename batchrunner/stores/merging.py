@@ -11,6 +11,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -19,14 +20,14 @@ import msgspec
 from batchrunner.core import VERSION
 from batchrunner.core.errors import JobMistakesError, LockHeldError, Mistake, StoreBrokenError, WrongDirectoryError
 from batchrunner.core.events import Done
-from batchrunner.core.job import Json
-from batchrunner.core.lifecycle import ItemEvent, ItemState
+from batchrunner.core.lifecycle import ITEM_STATE, ItemEvent, ItemState
 from batchrunner.core.part import Shard
 from batchrunner.core.shard import for_whole_job
 from batchrunner.core.state import LedgerState
 from batchrunner.core.status import MergeResult
 from batchrunner.core.values import dataclass, field
 from batchrunner.stores.batch_files import BATCHES
+from batchrunner.stores.checkpoint import segment_mark
 from batchrunner.stores.control_folder import CONTROL
 from batchrunner.stores.export_files import EXPORTS
 from batchrunner.stores.files import (
@@ -50,7 +51,8 @@ from batchrunner.stores.ledger_reader import SegmentEnd, read_ledger
 from batchrunner.stores.ledger_replay import refuse_missing_ledger, replay_into
 from batchrunner.stores.lock import RunLock, holder_of
 from batchrunner.stores.merged_ledger import MergedLedger, renamed
-from batchrunner.stores.merged_rows import KnownAnswers, MergedRows, inode_of
+from batchrunner.stores.merged_memory import JoinedState, merged_run_file, state_at_its_end
+from batchrunner.stores.merged_rows import KnownAnswers, MergedRows, RowLabels, inode_of, places_in
 from batchrunner.stores.row_codec import key_and_index_of, row_lines
 from batchrunner.stores.row_forms import open_rows
 from batchrunner.stores.run_directory import segment_left
@@ -89,6 +91,7 @@ class _Run:
     """`0-of-4/epoch-1`."""
     file: RunFile
     ends: list[tuple[int, int]]
+    """Of each segment its number, and where its last whole record ends."""
     left: dict[str, int]
     adopted: list[ItemEvent]
     late: list[Path] = field(default_factory=list)
@@ -114,15 +117,21 @@ def _too_late(base: Path, late: list[str]) -> WrongDirectoryError:
 class Merge:
     """One merge: `run` it, once. Blocks."""
 
-    def __init__(self, base: Path, *, partial: bool) -> None:
-        """Into this directory; `partial`: with what there is so far, while shards may be at work."""
+    def __init__(self, base: Path, *, partial: bool, job_digest: str = "") -> None:
+        """Into this directory; `partial`: with what there is so far, while shards may be at work.
+
+        `job_digest`: see `stores.run_directory.digest_of_job`, of the whole job that all shards were run with, where
+        that is known: then the next run of the same job need not go through its items.
+        """
         layout = read_layout(base)
         if layout is None:
             problem = f"{base}: has no shards"
             raise JobMistakesError((Mistake(problem=problem, hint="`batchrunner run JOB --shard 0/4` makes them"),))
         self._base, self._layout, self._partial = base, layout, partial
+        self._job_digest = job_digest
         self._runs: list[_Run] = []
         self._taken: dict[str, int] = {}
+        self._joined = JoinedState(is_known=not partial)
         self._rows, self._failures = MergedRows(RESULTS), MergedRows(FAILURES)
         self._aside: dict[str, list[tuple[Path, int, int]]] = {SUPERSEDED: [], SUPERSEDED_FAILURES: []}
         self.duplicates = self.linked = 0
@@ -200,11 +209,12 @@ class Merge:
             self._link_files(run, run.folder)
             for folder in run.late:
                 self._link_files(run, folder)
-        length, rows = self._write(self._rows)
-        failures = self._write(self._failures)[1]
+        labels = RowLabels()
+        length, rows = self._write(self._rows, labels)
+        failures = self._write(self._failures, None)[1]
         for name, places in self._aside.items():
             self._write_aside(name, places)
-        self._write_ledger(length)
+        self._write_ledger(length, labels.digest())
         write_merged(self._base, self._note(whole=not self._partial, done=True, rows=rows, failures=failures))
         return self._result(rows=rows, failures=failures, was_merged=False)
 
@@ -217,6 +227,22 @@ class Merge:
         refuse_missing_ledger(folder)
         sizes = ledger_sizes(folder / LEDGER)
         self._taken[name] = sum(sizes.values())
+        kept = None if self._partial or known is not None else state_at_its_end(folder, there)
+        self._joined.add(kept[0] if kept is not None else None)
+        if kept is not None:
+            state, length = kept
+            run = _Run(folder=folder, name=name, file=there, ends=[(1, length)], left=segment_left(state), adopted=[])
+        else:
+            run, state = self._read_ledger(folder, there, name=name)
+        self._runs.append(run)
+        self._read_results(folder, state, known)
+        self._read_failures(folder, state)
+        for aside, places in self._aside.items():
+            places += [(folder / aside, line.offset, len(line.text)) for line in row_lines(DISK, folder / aside)]
+
+    def _read_ledger(self, folder: Path, there: RunFile, *, name: str) -> tuple[_Run, LedgerState]:
+        """Of a shard whose state no checkpoint has: what its process had no time to record is adopted."""
+        sizes = ledger_sizes(folder / LEDGER)
         state, reading = LedgerState(), read_ledger(folder / LEDGER)
         replay_into(state, reading)
         state.segment_ended()
@@ -234,11 +260,7 @@ class Merge:
             if one.opened is not None and sizes.get(one.number)
         ]
         run = _Run(folder=folder, name=name, file=there, ends=ends, left=segment_left(state), adopted=adopted)
-        self._runs.append(run)
-        self._read_results(folder, state, known)
-        self._read_failures(folder, state)
-        for aside, places in self._aside.items():
-            places += [(folder / aside, line.offset, len(line.text)) for line in row_lines(DISK, folder / aside)]
+        return run, state
 
     def _read_older(self, folder: Path, known: KnownAnswers) -> None:
         """An epoch that was taken over: answers that came after that, beside those that the newest one has."""
@@ -273,17 +295,14 @@ class Merge:
         known.late.clear()
 
     def _read_results(self, folder: Path, state: LedgerState, known: KnownAnswers | None) -> None:
-        rows, path = self._rows, folder / RESULTS
+        rows, path, table = self._rows, folder / RESULTS, state.table
         rows.sources.append((path, inode_of(path)))
-        for offset, text, whole in row_lines(DISK, path):
-            found = key_and_index_of(text) if whole else None
-            if found is None:
-                continue  # half a row, or no row: it stays in the shard's directory
-            if state.item_state(found[0]) is ItemState.DONE:
-                rows.add(found[1], offset, len(text))
-            if known is not None:
-                known.note(text)
+        for places in places_in(path):  # half a row, and what is no row, stays in the shard's directory
+            words = [table.words[number] for number in table.find_all([places.keys])]
+            rows.add_all(places, [word & ITEM_STATE == ItemState.DONE for word in words])
         if known is not None:
+            for line in row_lines(DISK, path):
+                known.note(line.text)
             known.ended |= {key for key, item_state in state.item_states() if item_state in _ENDED}
 
     def _read_failures(self, folder: Path, state: LedgerState) -> None:
@@ -299,7 +318,7 @@ class Merge:
 
     # -- writing the whole
 
-    def _write(self, rows: MergedRows) -> tuple[int, int]:
+    def _write(self, rows: MergedRows, labels: RowLabels | None) -> tuple[int, int]:
         """(length, rows) of the new file, which is in its place."""
         beside, new = open_beside(DISK, self._base, SHARED_FILE)
         length = count = 0
@@ -315,9 +334,8 @@ class Merge:
                 buffer += b"\n"
                 length, count = length + len(text) + 1, count + 1
                 if len(buffer) >= _BUFFER_BYTES:
-                    write_all(DISK, new, bytes(buffer))
-                    buffer.clear()
-            write_all(DISK, new, bytes(buffer))
+                    _write_rows(new, buffer, labels)
+            _write_rows(new, buffer, labels)
             DISK.fsync(new)
         except BaseException:
             DISK.close(new)
@@ -392,9 +410,9 @@ class Merge:
                 "run the shards again with the same job file, or move one of the two files away"
             )
 
-    def _write_ledger(self, length: int) -> None:
+    def _write_ledger(self, length: int, labels: str) -> None:
         """The ledger and run.json, in this order: without the second the directory is no run."""
-        base, runs = self._base, self._runs
+        base, runs, at = self._base, self._runs, time.time()
         new, old = base / SHARDS / _NEW_LEDGER, base / SHARDS / _OLD_LEDGER
         for left_over in (new, old):
             shutil.rmtree(left_over, ignore_errors=True)
@@ -403,40 +421,29 @@ class Merge:
         for run in runs:
             ledger.add(run.folder, run.ends, name=run.name)
         adopted = (event for run in runs for event in run.adopted)
-        ledger.end(adopted, program=VERSION, labels="", length=length, at=time.time())
+        joined = partial(self._joined.kept, base, new, length=length, labels=labels, at=at)
+        checkpoint = ledger.end(adopted, program=VERSION, labels=labels, length=length, at=at, left=joined)
         DISK.fsync_folder(new)
         (base / RUN_FILE).unlink(missing_ok=True)
         if DISK.exists(base / LEDGER):
             DISK.rename(base / LEDGER, old)
         DISK.rename(new, base / LEDGER)
         DISK.fsync_folder(base)
+        segment = segment_mark(DISK, base / LEDGER, ledger.segments)
+        assert segment is not None, "it was written just now"
         if runs:
-            write_run_file(base, self._run_file(ledger))
+            left = {name: sum(run.left.get(name, 0) for run in runs) for name in ("done", "failed", "accepted")}
+            there = merged_run_file(
+                base,
+                [run.file for run in runs],
+                left=left,
+                segment=segment,
+                has_checkpoint=checkpoint is not None,
+                labels=labels,
+                job_digest="" if self._partial or len(runs) < self._layout.shards else self._job_digest,
+            )
+            write_run_file(base, there)
         shutil.rmtree(old, ignore_errors=True)
-
-    def _run_file(self, ledger: MergedLedger) -> RunFile:
-        """That of a run of the whole job which was interrupted: the next run of the job writes it anew."""
-        files = [run.file for run in self._runs]
-        newest = max(files, key=lambda one: one.created)
-        left = {name: sum(run.left.get(name, 0) for run in self._runs) for name in ("done", "failed", "accepted")}
-        output = newest.job.get("output")
-        job = {**newest.job, "shard": None}
-        if isinstance(output, dict):
-            job["output"] = {**output, "dir": str(self._base)}
-        return msgspec.structs.replace(
-            newest,
-            created=min(one.created for one in files),
-            job=job,
-            totals=_totals(files),
-            command=for_whole_job(newest.command),
-            command_elsewhere=for_whole_job(newest.command_elsewhere),
-            ended=None,
-            message=None,
-            segment=ledger.segments,
-            segment_bytes=ledger.last_bytes,
-            segment_left=left,
-            checkpointed=None,
-        )
 
     def _note(self, *, whole: bool, done: bool, rows: int, failures: int) -> Merged:
         at = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
@@ -467,6 +474,14 @@ class Merge:
         return there.command_here() if there is not None else None
 
 
+def _write_rows(new: int, buffer: bytearray, labels: RowLabels | None) -> None:
+    lines = bytes(buffer)
+    if labels is not None:
+        labels.take(lines)
+    write_all(DISK, new, lines)
+    buffer.clear()
+
+
 def _whole_end(ledger: Path, segment: SegmentEnd, *, size_bytes: int) -> int:
     """The end of the last whole record of a segment's first bytes, before its torn tail if there is one."""
     if segment.left_out is not None and segment.left_out.offset <= size_bytes:
@@ -479,19 +494,3 @@ def _whole_end(ledger: Path, segment: SegmentEnd, *, size_bytes: int) -> int:
         DISK.close(descriptor)
 
 
-def _totals(files: list[RunFile]) -> dict[str, Json] | None:
-    """Those of all shards together."""
-    known = [one.totals for one in files if one.totals is not None]
-    if not known:
-        return None
-    totals: dict[str, Json] = {**known[-1], "labels": "", "digest": "", "windows": {}}
-    for name in ("total", "lost"):
-        totals[name] = sum(number for one in known if isinstance(number := one.get(name, 0), int))
-    for name in ("shared", "vanished"):
-        merged: dict[str, Json] = {}
-        for one in known:
-            for key, number in part.items() if isinstance(part := one.get(name), dict) else ():
-                before = merged.get(key, 0)
-                merged[key] = number + before if isinstance(number, int) and isinstance(before, int) else number
-        totals[name] = merged
-    return totals

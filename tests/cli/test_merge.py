@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +12,13 @@ from typing import Any
 import pytest
 
 import batchrunner as package
+from batchrunner.core.state import LedgerState
+from batchrunner.stores.checkpoint import restored
+from batchrunner.stores.files import DISK, stands_as_marked
+from batchrunner.stores.ledger_reader import read_ledger
+from batchrunner.stores.ledger_replay import replay_into
 from batchrunner.stores.merging import Merge
+from batchrunner.stores.run_file import read_run_file
 from tests.support.command_line import CommandLine, Ran
 from tests.support.ending_process import ends_at_call
 from tests.support.json_lines import json_lines
@@ -109,6 +116,65 @@ def test_every_state_is_carried(batchrunner: CommandLine) -> None:
     assert {finding["level"] for finding in batchrunner("verify", OUT, "--json").json["findings"]} <= {"note"}
     ran = batchrunner("run", "job.yaml", "--json")
     assert (ran.json["sends"], ran.json["items"]) == (before["sends"], before["items"])
+
+
+@pytest.mark.parametrize(
+    ("models", "more"),
+    [
+        ("sim/words", ""),
+        ("sim/words", "kind: image\nparams: {size: 64x64}\n"),
+        ("sim/fine, sim/bad#content-filter, 'sim/doubt#reset-before-headers:1'", ""),
+    ],
+)
+def test_the_checkpoint_of_a_merged_run_is_what_its_ledger_says(
+    batchrunner: CommandLine, models: str, more: str
+) -> None:
+    """So the next run reads neither the ledger nor the rows, and it finds the directory as it was left."""
+    write(batchrunner, models=models, more=more)
+    run_shards(batchrunner, 2)
+    batchrunner("merge", OUT)
+    base = batchrunner.folder / OUT
+    there = read_run_file(base)
+    assert there is not None
+    kept = restored(DISK, base / "ledger", there.checkpointed, day_offset_s=None)
+    assert kept is not None
+    replayed = LedgerState()
+    replay_into(replayed, read_ledger(base / "ledger"))
+    replayed.segment_ended()
+    assert kept.state.agrees_with(replayed)
+    assert replayed.agrees_with(kept.state)
+    assert stands_as_marked(DISK, base, replayed.marked)
+
+
+def test_rows_of_a_merged_run_need_no_other_labels(batchrunner: CommandLine) -> None:
+    write(batchrunner)
+    run_shards(batchrunner, 2)
+    batchrunner("merge", OUT)
+    results = batchrunner.folder / OUT / "results.jsonl"
+    before = results.stat().st_ino
+    assert batchrunner("run", "job.yaml").status == 0
+    assert results.stat().st_ino == before, "the file was not written again"
+
+
+@pytest.mark.parametrize("changed", ["a row", "a byte of the ledger's times"])
+def test_a_shard_that_was_changed_since_its_end_is_looked_at_row_by_row(batchrunner: CommandLine, changed: str) -> None:
+    write(batchrunner)
+    run_shards(batchrunner, 2)
+    folder = shard_folder(batchrunner.folder / OUT, 0, 2)
+    if changed == "a row":
+        path = folder / "results.jsonl"
+        first, rest = path.read_bytes().split(b"\n", 1)
+        path.write_bytes(rest + first + b"\n")
+    else:
+        os.utime(folder / "ledger" / "000001.jsonl", (1, 1))
+    assert batchrunner("merge", OUT).status == 0
+    there = read_run_file(batchrunner.folder / OUT)
+    assert there is not None
+    assert there.checkpointed is None
+    assert len(json_lines(batchrunner.folder / OUT / "results.jsonl")) == ITEMS
+    assert batchrunner("verify", OUT, "--json").json["findings"] == []
+    ran = batchrunner("run", "job.yaml", "--json")
+    assert (ran.status, ran.json["sends"]["total"]) == (0, ITEMS - 1)
 
 
 def test_a_shard_that_was_cut_off_keeps_its_doubts_and_its_torn_row_is_not_merged(batchrunner: CommandLine) -> None:
