@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Final
 
 from batchrunner.coordination.address import PROCESSES_VARIABLE, Address
+from batchrunner.coordination.copies import CopiedProcess, Copies
 from batchrunner.coordination.desk import Desk
-from batchrunner.coordination.server import CoordinatorServer, own_socket
+from batchrunner.coordination.server import CoordinatorServer
 from batchrunner.core.budget import Amounts, BudgetLine, budget_lines
 from batchrunner.core.coordination import EXPIRES_S, Coordinator
 from batchrunner.core.coordination_messages import Counts, Spent
@@ -37,6 +38,7 @@ from batchrunner.stores.ledger_line import LEDGER
 from batchrunner.stores.ledger_reader import newest_open, read_ledger
 from batchrunner.stores.ledger_replay import replay_into
 from batchrunner.stores.lock import RunLock
+from batchrunner.stores.merging import Merge
 from batchrunner.stores.run_directory import digest_of_job
 from batchrunner.stores.run_file import RUN_FILE, SHARDS, make_run_folder
 from batchrunner.stores.shard_claims import ClaimFiles
@@ -297,22 +299,41 @@ class _WorkerPlace:
 
     of: int
     """How many places there are."""
-    process: asyncio.subprocess.Process | None = None
+    process: asyncio.subprocess.Process | CopiedProcess | None = None
     deaths: int = 0
     ended_at_death: int = -1
     exit_status: int | None = None
     lines: "deque[str]" = field(default_factory=lambda: deque(maxlen=_LINES_KEPT))
+    copies: Copies | None = None
+    """Who waits to be the first."""
+
+    async def begin(self, argv: Sequence[str]) -> asyncio.subprocess.Process | CopiedProcess:
+        """A worker at work: a copy that waits, else a program that is started."""
+        if self.copies is not None and self.copies.waiting:
+            return await CopiedProcess.of(self.copies.waiting.popleft())
+        return await asyncio.create_subprocess_exec(
+            *argv,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE,
+            env={**os.environ, PROCESSES_VARIABLE: str(self.of)},
+            start_new_session=True,  # Ctrl-C in a terminal reaches this process, which hands it on
+        )
 
 
 async def run_processes(
     job: Job,
     command: Sequence[str],
     *,
+    address: Address,
     processes: int,
+    copies: Copies | None,
     say: Callable[[str], None],
     progress: Progress,
 ) -> tuple[Report, bool]:
-    """Run a job with so many workers; `command` starts one when ` --coordinator ADDRESS` is appended.
+    """Run a job with so many workers; `command` starts one that asks the coordinator at `address`.
+
+    Copies that wait are the first workers.
 
     Returns how it ended, and whether every shard is finished, so that they may be merged.
 
@@ -320,14 +341,15 @@ async def run_processes(
         WorkersEndedError: the workers could not work, or died again and again.
         WrongDirectoryError, LockHeldError, LedgerDamagedError, StoreBrokenError: nothing was sent.
     """
-    shutdown, places = Shutdown(), [_WorkerPlace(of=processes) for _ in range(processes)]
-    with own_socket() as address:
+    shutdown, places = Shutdown(), [_WorkerPlace(of=processes, copies=copies) for _ in range(processes)]
+    try:
         async with opened(job, shards=processes, locks_tell=True) as (desk, base):
             coordinator = desk.coordinator
             async with CoordinatorServer(desk, address, secret=""):
                 showing = asyncio.create_task(_shown(progress, coordinator, job, base))
-                argv = (*command, "--coordinator", str(address))
-                working = [asyncio.create_task(_keep(place, argv, desk, shutdown, say)) for place in places]
+                if copies is not None:
+                    copies.begin()
+                working = [asyncio.create_task(_keep(place, command, desk, shutdown, say)) for place in places]
                 handing_on = asyncio.create_task(_hand_on(shutdown, places, coordinator))
                 try:
                     with listening(shutdown):
@@ -341,6 +363,9 @@ async def run_processes(
             _raise_for(places, coordinator, shutdown)
             report = await asyncio.to_thread(_report, coordinator, job, base, shutdown)
             return report, coordinator.is_finished
+    finally:
+        if copies is not None:
+            copies.close()
 
 
 async def _hand_on(shutdown: Shutdown, places: list[_WorkerPlace], coordinator: Coordinator) -> None:
@@ -363,14 +388,7 @@ async def _keep(
     """A worker in its place, started again when it died, until it has ended by itself."""
     coordinator = desk.coordinator
     while not shutdown.drains:
-        place.process = process = await asyncio.create_subprocess_exec(
-            *argv,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.PIPE,
-            env={**os.environ, PROCESSES_VARIABLE: str(place.of)},
-            start_new_session=True,  # Ctrl-C in a terminal reaches this process, which hands it on
-        )
+        place.process = process = await place.begin(argv)
         assert process.stderr is not None, "it is a pipe"
         place.lines.clear()
         while line := await _line(process.stderr):
@@ -420,6 +438,11 @@ def _raise_for(places: list[_WorkerPlace], coordinator: Coordinator, shutdown: S
         if found:
             words = "".join(found[0].lines).strip() or f"a worker was ended by signal {-(found[0].exit_status or 0)}"
             raise WorkersEndedError(words, status)
+
+
+def merge_all(job: Job) -> None:
+    """Merge the shards that workers have finished, all of them of this very job. Blocks. Raises as `api.merge`."""
+    Merge(Path(job.output.dir), partial=False, job_digest=digest_of_job(job)).run()
 
 
 def is_alone(base: Path) -> bool:

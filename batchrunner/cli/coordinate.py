@@ -113,21 +113,32 @@ def run_in_processes(job_run: JobRun, asked: RunFlags, worker: list[str], *, pro
     `worker`: the arguments of `run` for a worker, without the coordinator's address. Raises as `run_one`.
     """
     from batchrunner.api import on_a_fast_loop  # noqa: PLC0415 - it loads most of the program: only when it is called
-    from batchrunner.coordinating import is_alone, run_processes  # noqa: PLC0415 - as above
+    from batchrunner.cli.forked import copies_of_this_process  # noqa: PLC0415 - as above
+    from batchrunner.cli.main import main as run_words  # noqa: PLC0415 - it knows this module
+    from batchrunner.coordinating import is_alone, merge_all, run_processes  # noqa: PLC0415 - as above
+    from batchrunner.coordination.server import own_socket  # noqa: PLC0415 - as above
 
     job = job_run.job
     if is_alone(Path(job.output.dir)):
         print_stamped(f"{job.output.dir}: holds a run of the whole job, with which one process goes on")
         return run_one(job_run, asked)
-    command = (sys.executable, *_flags(), "-m", "batchrunner", *worker)
     shown = Progress(display(asked.progress), asked.followers)
-    running = run_processes(job, command, processes=processes, say=print_stamped, progress=shown.follow)
-    with with_end_event(job.name, asked.followers) as ending:
+    with own_socket() as address, with_end_event(job.name, asked.followers) as ending:
+        words = [*worker, "--coordinator", str(address)]
+        running = run_processes(
+            job,
+            (sys.executable, *_flags(), "-m", "batchrunner", *words),
+            address=address,
+            processes=processes,
+            copies=copies_of_this_process(run_words, words, processes=processes),
+            say=print_stamped,
+            progress=shown.follow,
+        )
         report, is_finished = on_a_fast_loop(running)
         if not is_finished:
             ending.report = _with_command(report, f"{job_run.command} --processes {processes}")
             return ending.report
-        batchrunner.merge(job.output.dir)
+        merge_all(job)
         ending.is_told_later = True
     return run_one(job_run, asked)
 

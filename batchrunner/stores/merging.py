@@ -22,7 +22,6 @@ from batchrunner.core.errors import JobMistakesError, LockHeldError, Mistake, St
 from batchrunner.core.events import Done
 from batchrunner.core.lifecycle import ITEM_STATE, ItemEvent, ItemState
 from batchrunner.core.part import Shard
-from batchrunner.core.shard import for_whole_job
 from batchrunner.core.state import LedgerState
 from batchrunner.core.status import MergeResult
 from batchrunner.core.values import dataclass, field
@@ -492,5 +491,3 @@ def _whole_end(ledger: Path, segment: SegmentEnd, *, size_bytes: int) -> int:
         return start + DISK.read_at(descriptor, size_bytes - start, start).rfind(b"\n") + 1
     finally:
         DISK.close(descriptor)
-
-

@@ -81,15 +81,14 @@ prompts: {{file: words.jsonl, template: "Explain {{{{ word }}}}."}}
 
 
 def workers_of(parent: "subprocess.Popen[str]") -> list[int]:
-    """Pids of its children that are workers."""
+    """Pids of its children, which are workers: copies of it, or programs that were started."""
     found: list[int] = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             ppid = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-            words = (folder / "cmdline").read_bytes().split(b"\0")
         except (OSError, ValueError, IndexError):
             continue
-        if ppid == parent.pid and b"--coordinator" in words:
+        if ppid == parent.pid and _lives(int(folder.name)):
             found.append(int(folder.name))
     return found
 
