@@ -65,7 +65,8 @@ def main() -> int:
                     flush=True,
                 )
     print(
-        f"{asked.items:,} items, {asked.concurrency} in flight, {asked.rounds} alternating rounds, load {os.getloadavg()[1]:.1f}"
+        f"{asked.items:,} items, {asked.concurrency} in flight, {asked.rounds} alternating rounds, "
+        f"load {os.getloadavg()[1]:.1f}"
     )
     print(
         "  as fast as one process      ", shown([a.wall_s / b.wall_s for a, b in zip(one, all_of, strict=True)], " x")
