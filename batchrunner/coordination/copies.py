@@ -5,8 +5,9 @@ import os
 import signal
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
+
+from batchrunner.core.values import dataclass
 
 _ENDS_S: Final = 0.005
 """Between two looks at a process that has closed its pipe."""

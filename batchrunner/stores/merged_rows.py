@@ -27,19 +27,19 @@ _NEAR_BYTES: Final = 1 << 16
 _KEY_DIGITS: Final = 32
 
 
-class _KeyAndIndex(msgspec.Struct, gc=False):
+class _KeyedPlace(msgspec.Struct, gc=False):
     key: str
     index: int
 
 
-class _Name(msgspec.Struct, gc=False):
+class _NamedPlace(msgspec.Struct, gc=False):
     index: int
     id: str
     key: str
 
 
-_decode_places = msgspec.json.Decoder(_KeyAndIndex).decode_lines
-_decode_names = msgspec.json.Decoder(_Name).decode_lines
+_decode_places = msgspec.json.Decoder(_KeyedPlace).decode_lines
+_decode_names = msgspec.json.Decoder(_NamedPlace).decode_lines
 
 
 @dataclass(frozen=True, slots=True)
