@@ -283,7 +283,3 @@ class Coordinator:
     def counts(self) -> Iterator[tuple[int, ShardState]]:
         """Each shard by number."""
         return enumerate(self.shards)
-
-    def workers_seen_since(self, moment: float) -> int:
-        """How many workers have been heard of since then."""
-        return sum(at >= moment for at in self._workers.values())

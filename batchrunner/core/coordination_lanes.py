@@ -45,6 +45,8 @@ _PROBE_S: Final = 120.0
 """Whoever probes a parked lane and says nothing for so long does not come back."""
 _PARKED_AGAIN_S: Final = 1.0
 _NOTHING: Final = 1e-9
+_UNHEARD: Final = 8
+"""Replies that are remembered one by one; of more, the earliest are taken together."""
 _UNITS: Final = ("calls", "tokens", "points", "money")
 
 
@@ -189,8 +191,10 @@ class CoordinatedLanes:
         self._lanes: dict[str, _Lane] = {}
         self.spent: dict[int, Spent] = {}
         """Of the budget, by shard."""
-        self._allotted: dict[int, dict[str, deque[Spent]]] = {}
-        """What each shard with a worker may come to, as each of its lanes was told the last two times."""
+        self._allotted: dict[int, dict[str, list[tuple[int, Spent]]]] = {}
+        """What each shard with a worker may come to: by lane, replies from the last one that is known to have come."""
+        self._number = int(now * 1000.0)
+        """Of the last reply; those of a coordinator that was here before were lower."""
         self._waits: dict[str, int] = {}
         """By unit: the shard whose next send did not fit into its part; the others' parts go to it."""
 
@@ -214,6 +218,7 @@ class CoordinatedLanes:
         """What a worker may send; `shard` is the one that it holds, None grants nothing."""
         lane = self._lane(told.lane, wall=wall)
         sender = lane.report(told, now)
+        self._number += 1
         left, is_spent = self._part_of_budget(told, shard, active=max(1, len(lane.active(now))))
         stop = stop or ("budget" if is_spent else None)
         day_left = self._day_left(lane)
@@ -222,6 +227,7 @@ class CoordinatedLanes:
             concurrency=concurrency,
             day_left=day_left,
             budget_left=left,
+            number=self._number,
             stop=stop,
             valid_s=VALID_S,
             again_s=_AGAIN_S,
@@ -385,14 +391,27 @@ class CoordinatedLanes:
             elif self._waits.get(unit) == shard:
                 del self._waits[unit]
             is_spent = is_spent or (need > 0.0 and all_spent + need > limit + _NOTHING)
-        told_so_far = self._allotted.setdefault(shard, {}).setdefault(told.lane, deque(maxlen=2))
-        told_so_far.append(Spent(**{unit: getattr(spent, unit) + (part or 0.0) for unit, part in parts.items()}))
+        allotted_now = Spent(**{unit: getattr(spent, unit) + (part or 0.0) for unit, part in parts.items()})
+        self._remember(self._allotted.setdefault(shard, {}).setdefault(told.lane, []), allotted_now, heard=told.heard)
         return Left(**parts), is_spent
 
+    def _remember(self, told_so_far: list[tuple[int, Spent]], allotted: Spent, *, heard: int) -> None:
+        """Remember what a lane is told until it is known to have heard a later reply: a reply may be lost."""
+        known = [number for number, _ in told_so_far]
+        if heard in known:
+            del told_so_far[: known.index(heard)]
+        told_so_far.append((self._number, allotted))
+        if len(told_so_far) > _UNHEARD:
+            first, (number, second) = told_so_far[0][1], told_so_far[1]
+            told_so_far[:2] = [(number, _greatest([first, second]))]
+
     def _may_come_to(self, shard: int) -> Spent:
-        """What a shard may have spent or set aside. Until its next lease a worker may go by what it was told before."""
-        known = [one for each in self._allotted.get(shard, {}).values() for one in each]
-        return Spent(**{unit: max((getattr(one, unit) for one in known), default=0.0) for unit in _UNITS})
+        """What a shard may have spent or set aside, by whichever reply its worker goes."""
+        return _greatest([one for each in self._allotted.get(shard, {}).values() for _, one in each])
+
+
+def _greatest(amounts: list[Spent]) -> Spent:
+    return Spent(**{unit: max((getattr(one, unit) for one in amounts), default=0.0) for unit in _UNITS})
 
 
 def _moment_of(ticket: Ticket) -> float:

@@ -155,6 +155,8 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="le
     """Of the budget, for requests in flight, beyond `spent`."""
     need: Spent | None = None
     """What the next send would spend, where that is more than what is left."""
+    heard: int = 0
+    """The number of the last reply that came for this lane: replies before it are not gone by any more."""
 
 
 Request: TypeAlias = Hello | Claim | Beat | End | Lease
@@ -234,6 +236,8 @@ class Granted(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     day_left: int | None = None
     """Of `limits.requests_per_day`, for all workers."""
     budget_left: Left | None = None
+    number: int = 0
+    """Of the reply; greater than of all before it."""
     stop: Stop | None = None
 
 

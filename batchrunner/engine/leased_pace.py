@@ -72,6 +72,8 @@ class LeasedPace:
         self.is_hungry = False
         self.parked: LaneParked | None = None
         """To be told."""
+        self.heard = 0
+        """The number of the last reply, to be told."""
         self.used = self.unused = self.accepted = self.refused = self.failed = 0
         self.tokens = 0.0
         """Tokens that were counted since the last lease, less what came with the requests that left."""
@@ -164,6 +166,7 @@ class LeasedPace:
             self._tokens_each = granted.tokens / granted.requests
             self._few = granted.requests // 2
         self._day_left = granted.day_left
+        self.heard = granted.number
 
 
 class Leasing:
@@ -242,6 +245,7 @@ class Leasing:
             spent=_amounts(guard.spent) if guard.counts else None,
             set_aside=_amounts(guard.set_aside) if guard.counts else None,
             need=_amounts(guard.need) if guard.counts and guard.need is not None else None,
+            heard=pace.heard,
         )
         pace.used = pace.unused = pace.accepted = pace.refused = pace.failed = 0
         pace.tokens, pace.parked = 0.0, None

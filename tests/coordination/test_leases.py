@@ -11,22 +11,28 @@ from batchrunner.core.coordination_messages import Beat, Counts, End, Granted, L
 from tests.coordination.test_claims import job
 
 LANE = " × m"
+HEARD: dict[str, int] = {}
+"""By worker: the number of the last reply that came to it."""
 
 
 def coordinator(tmp_path: Path, extra: str, *, workers: int, now: float = 0.0) -> Coordinator:
+    HEARD.clear()
     one = Coordinator(job(tmp_path, extra), digest="d", shards=workers, now=now)
     for number in range(workers):
         assert one.claim(f"w{number}", now=now).shard == number
     return one
 
 
-def lease(one: Coordinator, worker: str, now: float, **fields: object) -> Granted:
+def lease(one: Coordinator, worker: str, now: float, *, is_lost: bool = False, **fields: object) -> Granted:
+    """The reply, which the worker hears unless it is lost."""
     for shard in one.shards:  # beats are other tests' matter
         if shard.held_until is not None:
             shard.held_until = now + 100.0
-    held = {"worker": worker, "lane": LANE, **fields}
+    held = {"worker": worker, "lane": LANE, "heard": HEARD.get(worker, 0), **fields}
     reply = one.answer(Lease(**held), now=now, wall=now)  # type: ignore[arg-type]
     assert isinstance(reply, Granted)
+    if not is_lost:
+        HEARD[worker] = reply.number
     return reply
 
 
@@ -281,6 +287,27 @@ def test_a_part_that_gets_smaller_is_free_only_when_its_worker_has_learned_of_it
     other = lease(one, "w1", 0.9, want=5, spent=Spent(), set_aside=Spent()).budget_left
     assert other is not None
     assert other.calls == 0
+
+
+@pytest.mark.parametrize("lost", [1, 3, 30])
+def test_a_part_is_not_given_to_others_while_the_replies_that_made_it_smaller_were_lost(
+    tmp_path: Path, lost: int
+) -> None:
+    one = coordinator(tmp_path, "budget: {calls: 20}", workers=2)
+    first = lease(one, "w0", 0.6, want=5, spent=Spent(), set_aside=Spent()).budget_left
+    assert first is not None
+    assert first.calls == 20
+    for each in range(lost):
+        lease(one, "w1", 0.7 + each, want=5, spent=Spent(), set_aside=Spent())
+        lease(one, "w0", 0.8 + each, want=5, spent=Spent(), set_aside=Spent(), is_lost=True)
+        other = lease(one, "w1", 0.9 + each, want=5, spent=Spent(), set_aside=Spent()).budget_left
+        assert other is not None
+        assert other.calls == 0
+    for later in (1.0, 1.1):  # now they come
+        lease(one, "w0", lost + later, want=5, spent=Spent(), set_aside=Spent())
+    other = lease(one, "w1", lost + 1.2, want=5, spent=Spent(), set_aside=Spent()).budget_left
+    assert other is not None
+    assert other.calls == 10
 
 
 def test_what_a_worker_had_in_flight_at_its_last_lease_is_free_once_it_has_put_its_shard_down(tmp_path: Path) -> None:
