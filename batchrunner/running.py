@@ -6,7 +6,7 @@
 import asyncio
 import os
 from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from functools import partial
 from pathlib import Path
 from typing import Final, TypedDict
@@ -24,6 +24,7 @@ from batchrunner.engine.run_status import going_on, part_words, with_end
 from batchrunner.engine.runner import Runner
 from batchrunner.engine.work_queue import LoopClock
 from batchrunner.network import ask_balances
+from batchrunner.prompts.sources.opening import waiting_voice
 from batchrunner.providers import require_dialect
 from batchrunner.report.attended import attended, harmless, or_remembered
 from batchrunner.report.directory_status import failure_groups, new_format_notes, paused_report, score_notes
@@ -93,7 +94,7 @@ class RunOptions(TypedDict, total=False):
 
 async def run_alone(job: Job, options: RunOptions, lock: RunLock | None = None) -> Report:
     """As `run`, without judges. Takes `lock` and leaves it held; without one, has a lock of its own."""
-    speak = harmless(options.get("say"))
+    speak = _voice(options)
     clock = options.get("clock") or LoopClock()
     found = await asyncio.to_thread(_keys_of, job, is_needed=not options.get("reformat", False))
     require_dialect(job.provider)
@@ -184,6 +185,19 @@ async def run_alone(job: Job, options: RunOptions, lock: RunLock | None = None) 
 
         status = await with_page(folder, status, speak)
     return Report(status=await notified(job, status, speak), exit_status=exit_status)
+
+
+def _voice(options: RunOptions) -> Callable[[str], None]:
+    """The caller's `say`; also for threads that wait for a source."""
+    speak = harmless(options.get("say"))
+    loop = asyncio.get_running_loop()
+
+    def notify(text: str) -> None:
+        with suppress(RuntimeError):  # the run has ended meanwhile
+            loop.call_soon_threadsafe(speak, text)
+
+    waiting_voice.set(notify)
+    return speak
 
 
 def _refuse_mixing(job: Job) -> None:

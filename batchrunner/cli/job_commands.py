@@ -84,7 +84,10 @@ def check(*, jobs: JobFiles, overrides: Overrides = None, as_json: AsJson = Fals
 
 
 def _reading(line: StatusLine, file: str) -> Callable[[int], None]:
-    """Shows how many items a long pass over the prompts has read."""
+    """Shows how many items a long pass over the prompts has read, and says while a source does not come."""
+    from batchrunner.prompts.sources.opening import waiting_voice  # noqa: PLC0415 - with the rest of `prompts`
+
+    waiting_voice.set(print_message)
     return lambda items: line.show(f"{file}: {items:,} items read so far")
 
 

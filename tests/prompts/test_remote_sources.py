@@ -194,6 +194,65 @@ def test_few_items_are_kept_and_the_file_is_read_again_only_if_it_changed(web: W
     assert asyncio.run(passes()) == (2000, 2000)
 
 
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Short limits; the value is what a person is told."""
+    told = list[str]()
+    monkeypatch.setattr(opening, "SILENCE_S", 0.3)
+    monkeypatch.setattr(opening, "TELL_S", 0.05)
+    monkeypatch.setattr(opening, "PATIENCE_S", 60.0)
+    opening.waiting_voice.set(told.append)
+    return told
+
+
+def test_a_server_that_stands_still_is_asked_for_the_rest_in_smaller_pieces(
+    web: WebFiles, impatient: list[str]
+) -> None:
+    asked = job(web, "a.jsonl", b"".join(b'{"prompt": "question %d"}\n' % number for number in range(7000)))
+    web.stalls_after = 100_000
+    assert len(items(asked)) == 7000
+    assert "nothing came so far" in impatient[0]
+
+
+@pytest.mark.parametrize("gives_ranges", [True, False])
+def test_a_server_that_stays_silent_is_a_mistake_that_says_so(
+    web: WebFiles, impatient: list[str], *, gives_ranges: bool
+) -> None:
+    asked = job(web, "a.jsonl", ROWS)
+    web.gives_ranges, web.stalls_after = gives_ranges, 1000
+    found = mistake(asked)
+    assert "its server sent nothing for 0 s, several times" in found.problem
+    assert "download the file" in (found.hint or "")
+    assert impatient
+
+
+@pytest.mark.parametrize(
+    ("to", "said"),
+    [
+        ("/a.jsonl", "redirects without end (a redirect loop)"),
+        ("ftp://elsewhere/a.jsonl", "redirects to something that is no web address"),
+        ("http://[:::", "redirects to something that is no web address"),
+        ("http://nowhere.invalid/a.jsonl", "could not connect to nowhere.invalid:80: unknown host name"),
+    ],
+)
+def test_a_redirect_that_leads_nowhere_is_told_as_what_it_is(web: WebFiles, to: str, said: str) -> None:
+    asked = job(web, "a.jsonl", ROWS)
+    web.redirects_to = to
+    assert said in mistake(asked).problem
+
+
+def test_a_connection_without_an_answer_is_no_file_that_is_not_there(web: WebFiles) -> None:
+    asked = job(web, "a.jsonl", ROWS)
+    web.closes = True
+    assert "closed the connection without a reply" in mistake(asked).problem
+
+
+def test_a_large_file_of_a_server_without_parts_is_read_whole(web: WebFiles) -> None:
+    asked = job(web, "a.jsonl", b'{"prompt": "%s"}\n' % (b"x" * 1000) * 9000)
+    web.gives_ranges = False
+    assert len(items(asked)) == 9000
+
+
 @pytest.mark.parametrize(("scheme", "package"), [("gs", "gcsfs"), ("oss", "ossfs"), ("az", "adlfs")])
 def test_a_package_that_is_missing_is_named_with_the_command_that_installs_it(
     tmp_path: Path, scheme: str, package: str

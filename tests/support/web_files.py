@@ -22,6 +22,13 @@ class WebFiles:
     """Each answer breaks off after so many bytes of its body."""
     cuts: int = 1_000_000
     """So many answers break off; those after them do not."""
+    stalls_after: int | None = None
+    """After so many bytes of a body nothing follows, and the connection stays open."""
+    redirects_to: str | None = None
+    """Every answer leads there."""
+    closes: bool = False
+    """Every connection is closed without an answer."""
+    ended: threading.Event = field(default_factory=threading.Event)
     changes_after: int | None = None
     """After so many bodies the files count as replaced."""
     root: str = ""
@@ -29,7 +36,7 @@ class WebFiles:
 
 
 @contextmanager
-def web_files(**options: Any) -> Iterator[WebFiles]:
+def web_files(**options: Any) -> Iterator[WebFiles]:  # noqa: C901 - one handler, which closes over its state
     """A server on a free port of this machine."""
     state = WebFiles(**options)
 
@@ -46,6 +53,20 @@ def web_files(**options: Any) -> Iterator[WebFiles]:
             self._answer(with_body=True)
 
         def _answer(self, *, with_body: bool) -> None:
+            if state.closes:
+                self.close_connection = True
+            elif state.redirects_to is not None:
+                self._redirect(state.redirects_to)
+            else:
+                self._give(with_body=with_body)
+
+        def _redirect(self, to: str) -> None:
+            self.send_response(302)
+            self.send_header("Location", to)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def _give(self, *, with_body: bool) -> None:
             content = state.files.get(self.path.partition("?")[0])
             status = 404 if content is None and state.status == 200 else state.status
             body = content = content if content is not None and status == 200 else b""
@@ -63,6 +84,12 @@ def web_files(**options: Any) -> Iterator[WebFiles]:
                 self._write(body)
 
         def _write(self, body: bytes) -> None:
+            if state.stalls_after is not None and len(body) > state.stalls_after:
+                self.wfile.write(body[: state.stalls_after])
+                self.wfile.flush()
+                state.ended.wait()
+                self.close_connection = True
+                return
             if state.cuts_after is None or not state.cuts or len(body) <= state.cuts_after:
                 self.wfile.write(body)
                 return
@@ -78,6 +105,7 @@ def web_files(**options: Any) -> Iterator[WebFiles]:
     try:
         yield state
     finally:
+        state.ended.set()
         server.shutdown()
         server.server_close()
         thread.join()

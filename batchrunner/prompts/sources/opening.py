@@ -2,22 +2,25 @@
 
 A remote file is read piece by piece, as one that lies here. Its state (etag, version, size, time) is asked for when it
 is opened and again at its end: what ended early, or was replaced meanwhile, is an error and never a shorter source. A
-piece that does not come is asked for again after a while. Credentials come from where the store's own package
-takes them: the environment, and never from a job.
+piece that does not come is asked for again after a while, in smaller pieces. A server that is silent has some seconds,
+and a person is told meanwhile. Credentials come from where the store's own package takes them: the environment, and
+never from a job.
 """
 
 import io
 import shutil
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, BinaryIO, Final, TypeVar, cast
-from urllib.parse import urlsplit
 
 from batchrunner.core.places import PLACES, address_without_query, is_remote, scheme_of
 from batchrunner.core.values import dataclass
 from batchrunner.prompts.sources.base import BadSourceError, require_regular
+from batchrunner.prompts.sources.remote_faults import AGAIN, cause_of, fault_of, is_final
 
 _PIECE_BYTES: Final = 4 << 20
 """Of one request; the readers above ask for less at a time."""
@@ -26,15 +29,16 @@ WAITS_S: Final = [0.5, 2.0, 5.0]
 _STATES: Final = ("ETag", "etag", "e_tag", "md5Hash", "crc32c", "content_md5", "Content-MD5", "blob_id", "generation")
 """What stores call that which changes with the content."""
 _TIMES: Final = ("LastModified", "last_modified", "Last-Modified", "mtime", "updated")
-_NO_CREDENTIALS: Final = (
-    "NoCredentials",
-    "PartialCredentials",
-    "DefaultCredentials",
-    "GatedRepo",
-    "CredentialRetrieval",
-)
-"""Of the names of exceptions."""
-_SHOWN_CHARS: Final = 200
+SILENCE_S: Final = 10.0
+"""So long a server may send nothing."""
+PATIENCE_S: Final = 12.0
+"""No further try begins after so many seconds without a piece."""
+TELL_S: Final = 5.0
+"""After so long without a piece a person is told."""
+_SMALL_BYTES: Final = 64 << 10
+"""Of a request after one that brought nothing: what such a server sends before it stands still may be little."""
+waiting_voice: ContextVar[Callable[[str], None] | None] = ContextVar("waiting_voice", default=None)
+"""Who is told that a server is waited for; called from another thread. Nobody by default."""
 
 _T = TypeVar("_T")
 
@@ -77,7 +81,7 @@ def found(address: str) -> Found:
         BadSourceError: as `opened`.
     """
     with _worded(address):
-        return _found(_again(lambda: _store_of(address).info(address)))
+        return _found(_again(lambda: _store_of(address).info(address), address))
 
 
 def is_folder(address: str) -> bool:
@@ -99,7 +103,7 @@ def listed(address: str) -> dict[str, Found]:
     """
     with _worded(address):
         store = _store_of(address)
-        entries = _again(lambda: store.ls(address.rstrip("/"), detail=True))
+        entries = _again(lambda: store.ls(address.rstrip("/"), detail=True), address)
         own = store._strip_protocol(address).rstrip("/")  # noqa: SLF001 - how fsspec names what it lists
     return {
         str(entry["name"]).rsplit("/", 1)[-1]: _found(entry)
@@ -118,7 +122,7 @@ def content_of(address: str, most: int) -> bytes:
     """
     with _worded(address):
         store = _store_of(address)
-        return bytes(_again(lambda: store.cat_file(address, end=most)))
+        return bytes(_again(lambda: store.cat_file(address, end=most), address))
 
 
 class _RemoteFile(io.RawIOBase):
@@ -128,8 +132,12 @@ class _RemoteFile(io.RawIOBase):
         super().__init__()
         self._address = address
         self._store = _store_of(address)
-        self._before = _found(_again(lambda: self._store.info(address)))
-        self._file = _again(self._opened)
+        self._most = _PIECE_BYTES
+        """Of a request."""
+        self._grows = True
+        """Requests become larger again while they are answered; not after a second one that brought nothing."""
+        self._before = _found(_again(lambda: self._store.info(address), address))
+        self._file = _again(self._opened, address)
 
     def readable(self) -> bool:
         return True
@@ -152,17 +160,51 @@ class _RemoteFile(io.RawIOBase):
     def read(self, size: int | None = -1, /) -> bytes:
         if size is None or size < 0:
             return self.readall()
-        with _worded(self._address):
-            place = self.tell()
-
-            def piece() -> bytes:
-                self.seek(place)
-                return bytes(self._file.read(size))
-
-            read = _again(piece)
-            if size and not read:
+        with _worded(self._address, self._far):
+            pieces, missing = list[bytes](), size
+            while missing and (piece := self._piece(self.tell(), missing)):
+                pieces.append(piece)
+                missing -= len(piece)
+            if size and not pieces:
                 self._look_at_end()
-        return read
+        return b"".join(pieces)
+
+    def _far(self) -> str:
+        size = self._before.size
+        return f" after {self.tell():,}{'' if size is None else f' of {size:,}'} bytes"
+
+    def _piece(self, place: int, most: int) -> bytes:
+        """Bytes from a place of the file on. After a try that brought nothing they are asked for in small requests."""
+        if self._most >= _PIECE_BYTES:
+            try:
+                with _with_notice(self._address, place):
+                    return bytes(self._file.read(most))
+            except Exception as error:  # each store raises exceptions of its own
+                if is_final(cause_of(error)) or self._before.size is None:
+                    raise
+            self._most, self._grows = _SMALL_BYTES, True
+        piece = _again(lambda: self._small(place, most), self._address, came=place)
+        self.seek(place + len(piece))
+        return piece
+
+    def _small(self, place: int, most: int) -> bytes:
+        """One request."""
+        whole = self._before.size or 0
+        end = min(place + min(most, self._most), whole)
+        if place >= end:
+            return b""
+        try:
+            piece = bytes(self._store.cat_file(self._address, start=place, end=end))
+        except Exception:
+            self._most, self._grows = _SMALL_BYTES, False
+            raise
+        if self._grows:
+            self._most *= 2
+        if len(piece) == whole:  # a web server that gives whole files only
+            piece = piece[place:end]
+        if len(piece) > end - place:
+            raise BadSourceError("was sent in other pieces than were asked for", hint=AGAIN)
+        return piece
 
     def close(self) -> None:
         if not self.closed:
@@ -174,10 +216,11 @@ class _RemoteFile(io.RawIOBase):
         file = self._store.open(self._address, "rb", **options)
         if not file.seekable():
             return self._spooled(file)
-        if PLACES[scheme_of(self._address)].may_lack_ranges:
+        if PLACES[scheme_of(self._address)].may_lack_ranges and (self._before.size or 0) > 1:
             try:
-                file.read(1)
-                file.seek(0)
+                with self._store.open(self._address, "rb", cache_type="none", block_size=1) as tried:
+                    tried.seek(1)
+                    tried.read(1)
             except ValueError:  # fsspec's word for a server that gives whole files only
                 file.close()
                 return self._spooled(self._store.open(self._address, "rb", block_size=0))
@@ -188,19 +231,20 @@ class _RemoteFile(io.RawIOBase):
         """The whole file, in a temporary one without a name: its server gives no parts, and a pass may take hours."""
         with file:
             spool = tempfile.TemporaryFile()  # noqa: SIM115 - it is closed with this file
-            shutil.copyfileobj(file, spool, _PIECE_BYTES)
+            try:
+                shutil.copyfileobj(file, spool, _PIECE_BYTES)
+            except BaseException:
+                spool.close()
+                raise
         spool.seek(0)
         return spool
 
     def _look_at_end(self) -> None:
         size = self._before.size
         if size is not None and self.tell() < size:
-            raise BadSourceError(f"ended after {self.tell():,} of {size:,} bytes", hint=_AGAIN)
-        if self._before != _found(_again(lambda: self._store.info(self._address))):
-            raise BadSourceError("was changed while it was read", hint=_AGAIN)
-
-
-_AGAIN: Final = "nothing is wrong with the job: run the command again"
+            raise BadSourceError(f"ended after {self.tell():,} of {size:,} bytes", hint=AGAIN)
+        if self._before != _found(_again(lambda: self._store.info(self._address), self._address, came=self.tell())):
+            raise BadSourceError("was changed while it was read", hint=AGAIN)
 
 
 def _found(info: Mapping[str, Any]) -> Found:
@@ -227,90 +271,75 @@ def _store_of(address: str) -> Any:
         hint = "install it with: pip install 'batchrunner[remote]'"
         raise BadSourceError(f"cannot be read without fsspec, which reads {scheme}://", hint=hint) from error
     try:
-        store = fsspec.filesystem(scheme, use_listings_cache=False)
+        store = fsspec.filesystem(scheme, use_listings_cache=False, **_patience(scheme))
     except ImportError as error:
         package = PLACES[scheme].package
         hint = f"install it with: pip install {package}"
         raise BadSourceError(f"cannot be read without {package}, which reads {scheme}://", hint=hint) from error
     store.invalidate_cache()
+    if (loop := getattr(store, "loop", None)) is not None:  # of connections that broke it would print warnings
+        loop.set_exception_handler(lambda *_: None)
     return store
 
 
-_IN_BROWSER: Final = "look at the address: open it in a browser"
-_PUBLIC_ONLY: Final = "no credentials are sent to web servers: download the file, and name the copy in `file`"
-_FINAL: Final = (FileNotFoundError, PermissionError, IsADirectoryError, ValueError, BadSourceError)
-"""What no second try changes."""
+def _patience(scheme: str) -> dict[str, Any]:
+    """What a store's package is told of time limits; what the environment says comes first (`FSSPEC_HTTP_…`)."""
+    import fsspec  # noqa: PLC0415 - as in `_store_of`
+
+    options: dict[str, Any] = {}
+    if scheme in {"http", "https"}:
+        import aiohttp  # noqa: PLC0415 - fsspec takes its limits in this form; without them a silent server has 5 minutes
+
+        limits = aiohttp.ClientTimeout(total=None, sock_connect=SILENCE_S, sock_read=SILENCE_S)
+        options = {"client_kwargs": {"timeout": limits}}
+    elif scheme == "s3":
+        limits_s = {"connect_timeout": SILENCE_S, "read_timeout": SILENCE_S}
+        options = {"config_kwargs": {**limits_s, "retries": {"max_attempts": 1}}}
+    return {**options, **fsspec.config.conf.get(scheme, {})}
 
 
-def _again(what: Callable[[], _T]) -> _T:
-    """What is asked of a store, a few times where it may come later."""
+def _again(what: Callable[[], _T], address: str, *, came: int = 0) -> _T:
+    """What is asked of a store, a few times where it may come later, and told to a person while it does not come.
+
+    `came` are the bytes of the file that came before.
+    """
+    began = time.monotonic()
     for wait_s in WAITS_S:
         try:
-            return what()
+            with _with_notice(address, came):
+                return what()
         except Exception as error:  # each store raises exceptions of its own
-            cause = _cause_of(error)
-            if isinstance(cause, _FINAL) or _is_refusal(cause) or _lacks_credentials(cause) or _is_changed(cause):
+            if is_final(cause_of(error)) or time.monotonic() - began > PATIENCE_S:
                 raise
             time.sleep(wait_s)
-    return what()
+    with _with_notice(address, came):
+        return what()
 
 
 @contextmanager
-def _worded(address: str) -> Iterator[None]:
-    """Whatever a store raises, as a `BadSourceError` in words for a person."""
+def _with_notice(address: str, came: int) -> Iterator[None]:
+    """Say once in a while that nothing comes, for as long as the block goes."""
+    say = waiting_voice.get()
+    if say is None:
+        yield
+        return
+    far = f"{came:,} bytes came so far" if came else "nothing came so far"
+    words = f"{address_without_query(address)}: waiting for the server ({far}); it is asked again if it stays silent"
+    timer = threading.Timer(TELL_S, say, [words])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+@contextmanager
+def _worded(address: str, far: Callable[[], str] = str) -> Iterator[None]:
+    """Whatever a store raises, as a `BadSourceError` in words for a person; `far` says how far it came."""
     try:
         yield
     except BadSourceError:
         raise
     except Exception as error:
-        raise _fault(address, _cause_of(error)) from error
-
-
-def _fault(address: str, error: Exception) -> BadSourceError:
-    words, credentials = _words_of(error, address), PLACES[scheme_of(address)].credentials
-    if isinstance(error, FileNotFoundError):
-        where = urlsplit(address).netloc
-        problem = f"is not there: {words}" if " " in words else f"is not there: `{where}` has nothing of this name"
-        hint = "look at the bucket and the path; names in stores are case-sensitive" if credentials else _IN_BROWSER
-        return BadSourceError(problem, hint=hint)
-    if _lacks_credentials(error):
-        hint = f"set {credentials} in the environment"
-        return BadSourceError("cannot be read: there are no credentials for it", hint=hint)
-    if isinstance(error, PermissionError) or _is_refusal(error):
-        hint = f"look at what these credentials may read: {credentials}" if credentials else _PUBLIC_ONLY
-        return BadSourceError(f"may not be read: {words}", hint=hint)
-    if _is_changed(error):
-        return BadSourceError("was changed while it was read", hint=_AGAIN)
-    return BadSourceError(f"cannot be read: {words}", hint=_AGAIN if _is_network(error) else None)
-
-
-def _words_of(error: Exception, address: str) -> str:
-    """The first line of what a store says, without the part of an address that may hold a signature."""
-    text = str(error).partition("\n")[0] or type(error).__name__
-    query = urlsplit(address).query
-    return (text.replace(address, address_without_query(address)).replace(query, "…") if query else text)[:_SHOWN_CHARS]
-
-
-def _cause_of(error: Exception) -> Exception:
-    """What really happened: for web servers fsspec says "not found" of whatever keeps it from asking."""
-    cause = error.__cause__
-    if not isinstance(error, FileNotFoundError) or not isinstance(cause, Exception):
-        return error
-    status = getattr(cause, "status", None)
-    return cause if isinstance(cause, OSError | TimeoutError) or status not in {None, 404, 410} else error
-
-
-def _is_refusal(error: Exception) -> bool:
-    return getattr(error, "status", None) in {401, 403}
-
-
-def _lacks_credentials(error: Exception) -> bool:
-    return any(word in type(error).__name__ for word in _NO_CREDENTIALS)
-
-
-def _is_changed(error: Exception) -> bool:
-    return type(error).__name__ == "FileExpired"
-
-
-def _is_network(error: Exception) -> bool:
-    return isinstance(error, OSError) or any(word in type(error).__name__ for word in ("Connect", "Timeout", "Client"))
+        raise fault_of(address, cause_of(error), far=far(), silence_s=SILENCE_S) from error
