@@ -32,8 +32,8 @@ _LIMITED: Final = on(402, 403, 429, None)
 _MODELSCOPE: Final = (
     Sign(kind=K.QUOTA_MODEL, statuses=on(402, 429), spent="model"),
     Sign(kind=K.QUOTA_ACCOUNT, statuses=on(402, 429), spent="account"),
-    Sign(kind=K.QUOTA_MODEL, statuses=_LIMITED, words=("today's quota",), also=("for model",)),
-    Sign(kind=K.QUOTA_ACCOUNT, statuses=_LIMITED, words=("today's quota",)),
+    Sign(kind=K.QUOTA_MODEL, statuses=_LIMITED | ANY_5XX, words=("today's quota",), also=("for model",)),
+    Sign(kind=K.QUOTA_ACCOUNT, statuses=_LIMITED | ANY_5XX, words=("today's quota",)),
     Sign(
         kind=K.QUOTA_ACCOUNT,
         statuses=_LIMITED,

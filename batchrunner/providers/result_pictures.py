@@ -19,7 +19,7 @@ from batchrunner.core.outcome import PictureBytes, PictureUrl
 from batchrunner.core.text import has_surrogate, without_lone_surrogates
 from batchrunner.providers.json_bodies import NotJson, decode, is_object
 
-_LISTS: Final = (
+RESULT_LISTS: Final = (
     "outputimages",
     "images",
     "imageurls",
@@ -49,7 +49,7 @@ _NAMED: Final = ("imageurl", "outputimage", "outputurl", "pictureurl", "image", 
 """Keys of one picture."""
 _LINKS: Final = ("url", "uri", "fileurl", "downloadurl", "signedurl", "href", "file")
 """Keys of one address, which outside of results is a picture's only where its path ends like one."""
-_RESULTS: Final = (*_LISTS, *_OUTPUTS)
+_RESULTS: Final = (*RESULT_LISTS, *_OUTPUTS)
 _ANYWHERE: Final = (*_BASE64, "url", *_NAMED, *_LINKS, *_RESULTS, *_WRAPPERS)
 """Keys of a result, in the order in which they are believed."""
 _PICTURE_PATH: Final = re.compile(r"\.(png|jpe?g|webp|gif|bmp|tiff?|avif|heic|heif|jxl|svg)$", re.IGNORECASE)

@@ -14,7 +14,7 @@ from batchrunner.core.text import late_pattern, without_lone_surrogates
 from batchrunner.core.values import dataclass, replace
 from batchrunner.providers.error_bodies import ErrorBody, fault_in, message_in
 from batchrunner.providers.json_bodies import NotJson, decode, is_object
-from batchrunner.providers.result_pictures import by_plain_name, plain_name
+from batchrunner.providers.result_pictures import RESULT_LISTS, by_plain_name, plain_name
 
 TaskState = Literal["queued", "running", "succeeded", "failed", "refused", "filtered", "cancelled", "gone"]
 
@@ -118,7 +118,7 @@ def task_named_in(value: Json) -> TaskName | None:
     layers = list(_layers(value))
     for _, layer in layers:
         for name in _TASK_IDS:
-            ids = [found for entry in _listed(layer.get(name)) if (found := id_text(entry))]
+            ids = [found for entry in _listed(layer.get(name)) if (found := _id_of_entry(entry))]
             if ids:
                 return TaskName(id=ids[0], guess=False, others=tuple(ids[1:]))
     for _, layer in layers:
@@ -172,7 +172,7 @@ def mentions_another_task(value: Json, task_id: str) -> str:
     wanted = task_id.lower()
     for _, layer in _layers(value):
         for name in _TASK_IDS:
-            named += [found for entry in _listed(layer.get(name)) if (found := id_text(entry))]
+            named += [found for entry in _listed(layer.get(name)) if (found := _id_of_entry(entry))]
         if any(name in layer for name in _STATUSES):
             named += [found for name in _OTHER_IDS if (found := id_text(layer.get(name)))]
         named_too = [id_text(layer.get(name)) for name in (*_OTHER_IDS, "requestid")]
@@ -226,7 +226,8 @@ def _upper(word: str) -> str:
 def reason_in(value: Json) -> ErrorBody:
     """Why a task failed, wherever it stands; an empty message when no reason is given.
 
-    What is called an error or a reason counts before what is called a message, which a wrapper may use for itself.
+    What is called an error or a reason counts before what is called a message, which a wrapper may use for itself. Last
+    comes what stands in the place of a single picture.
     """
     layers = [layer for _, layer in _layers(value)]
     for read in (_named_reason, _reason_text):
@@ -241,7 +242,9 @@ def reason_in(value: Json) -> ErrorBody:
                         (found for found in (fault.code, code) if found and found != "0" and " " not in found), None
                     ),
                 )
-    return ErrorBody(message="")
+    results = [entry for layer in layers for name in RESULT_LISTS for entry in _listed(layer.get(name))]
+    reasons = (reason_in(entry) for entry in results if is_object(entry))
+    return next((reason for reason in reasons if reason.message), ErrorBody(message=""))
 
 
 def means_gone(value: Json, task_id: str, *, status: int | None) -> bool:
@@ -368,7 +371,7 @@ def _named_deeper(value: Json) -> TaskName | None:
                 continue
             layer = by_plain_name(entry)
             for name in (*_TASK_IDS, *_OTHER_IDS[:-1]):
-                if ids := [task_id for inner in _listed(layer.get(name)) if (task_id := id_text(inner))]:
+                if ids := [task_id for inner in _listed(layer.get(name)) if (task_id := _id_of_entry(inner))]:
                     return TaskName(id=ids[0], guess=name not in _TASK_IDS, others=tuple(ids[1:]))
             if depth < _DEEPEST:
                 ahead += [(depth + 1, inner) for name, inner in layer.items() if name not in _NEVER_WRAP]

@@ -105,6 +105,8 @@ SUBMITS: dict[str, tuple[Json, SendOutcome]] = {
         {"task_id": "1", "taskId": None, "TASK-ID": ""},
         TaskAccepted(task_id="1"),
     ),
+    "an object as the id": ({"task_id": {"id": "1"}}, TaskAccepted(task_id="1")),
+    "a list of objects": ({"task_ids": [{"id": "1"}, {"id": "2"}]}, TaskAccepted(task_id="1", others=("2",))),
     "in a list of its own": ([{"output_images": [URL]}], Pictures(refs=(PictureUrl(url=URL),))),
     "an empty id and pictures": ({"task_id": "", "output_images": [URL]}, Pictures(refs=(PictureUrl(url=URL),))),
 }
@@ -153,6 +155,7 @@ def test_half_a_reply_to_a_submit_is_no_task() -> None:
         (400, {"errors": {"code": 40212, "message": "x"}}, K.MODEL_NOT_FOUND),
         (429, {"errors": {"message": "We have to rate limit you for model Qwen/Qwen-Image."}}, K.THROTTLE),
         (500, {"errors": {"message": "Server is busy, please try again later"}}, K.OVERLOADED),
+        (500, {"errors": {"message": "You have exceeded today's quota, please try again tomorrow"}}, K.QUOTA_ACCOUNT),
     ],
 )
 def test_a_refused_submit_is_classified(status: int, value: Json, kind: ProblemKind) -> None:
@@ -278,6 +281,18 @@ ENDS: dict[str, tuple[Json, ProblemKind, str | None, str | None]] = {
     "not found without a word": ({"errors": {"message": "task not found"}}, K.TASK_NOT_FOUND, "task not found", None),
     "succeeded without pictures": (task("SUCCEED"), K.EMPTY_RESULT, None, None),
     "succeeded with an empty list": (task("SUCCEED", output_images=[]), K.EMPTY_RESULT, None, None),
+    "a reason in the place of the picture": (
+        task("SUCCEED", output_images=[{"error": {"message": "NSFW content detected"}}]),
+        K.CONTENT_FILTER,
+        "NSFW content detected",
+        None,
+    ),
+    "a reason beside an empty address": (
+        task("FAILED", images=[{"url": None, "error": "NSFW content detected"}]),
+        K.CONTENT_FILTER,
+        "NSFW content detected",
+        None,
+    ),
     "cancelled": (task("CANCELED"), K.TASK_CANCELLED, None, None),
     "throttled with 200": (
         {"errors": {"message": "Request limit exceeded."}},
