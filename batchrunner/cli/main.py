@@ -6,9 +6,9 @@ traceback, and the exit status says which kind it was.
 
 import importlib
 import inspect
+import os.path
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Annotated, Final
 
 import typer
@@ -59,7 +59,7 @@ COMMANDS: Final = {
 }
 """The module of each command, loaded when it is called. In the order of `--help`, in which a newcomer meets them."""
 
-_JOB_SUFFIXES: Final = frozenset({".yaml", ".yml", ".json"})
+_JOB_SUFFIXES: Final = (".yaml", ".yml", ".json")
 _ABOUT = """Send the prompts of a YAML job file to a chat or image model; save every answer
 and picture, and pay for each only once.
 
@@ -109,9 +109,12 @@ def main(arguments: Sequence[str]) -> int:
 def _with_values(arguments: Sequence[str]) -> Iterator[str]:
     """`--ray` takes a value or none, which typer does not know: none means this machine. A job file is no value."""
     for place, argument in enumerate(arguments):
+        if argument != "--ray":
+            yield argument
+            continue
         follows = arguments[place + 1] if place + 1 < len(arguments) else "-"
-        is_alone = follows.startswith("-") or Path(follows).suffix in _JOB_SUFFIXES or Path(follows).is_file()
-        yield "--ray=local" if argument == "--ray" and is_alone else argument
+        is_job = follows.endswith(_JOB_SUFFIXES) or os.path.isfile(follows)  # noqa: PTH113 - Path's raises at long names
+        yield "--ray=local" if follows.startswith("-") or is_job else argument
 
 
 def build(only: str | None = None) -> typer.Typer:

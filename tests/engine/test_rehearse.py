@@ -10,6 +10,7 @@ import pytest
 from batchrunner import api
 from batchrunner.core.errors import ExitStatus, JobMistakesError, WrongDirectoryError
 from batchrunner.core.rehearsal_report import Rehearsal
+from batchrunner.core.values import field_names
 from batchrunner.engine.work_queue import LoopClock
 from batchrunner.simulator.http_server import serve
 from batchrunner.simulator.profiles import profile_of
@@ -105,7 +106,7 @@ def test_the_same_seed_foretells_the_same_and_another_one_something_else(tmp_pat
 
     def facts(rehearsal: Rehearsal) -> tuple[object, ...]:
         return tuple(
-            getattr(rehearsal, name) for name in Rehearsal.__dataclass_fields__ if name not in ("took_seconds", "seed")
+            getattr(rehearsal, name) for name in field_names(Rehearsal) if name not in ("took_seconds", "seed")
         )
 
     first, again, other = rehearsal(1), rehearsal(1), rehearsal(2)
